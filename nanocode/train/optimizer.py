@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 from optax import contrib
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -31,7 +31,10 @@ def schedule(peak: float, steps: int, warmup: int, decay: int) -> optax.Schedule
 
 
 def muon(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.95) -> optax.GradientTransformation:
-    """Nesterov momentum, orthogonalized per matrix, scaled by √max(1, columns / rows) of an [in, out] matrix."""
+    """Nesterov momentum, orthogonalized per matrix, scaled by √max(1, columns / rows) of an [in, out] matrix.
+
+    optax corrects the bias of momentum and gradient apart: the first steps differ from Jordan's code, later ones do not.
+    """
     return optax.chain(
         contrib.scale_by_muon(
             ns_coeffs=NEWTON_SCHULZ,
@@ -40,7 +43,7 @@ def muon(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.95) -> optax
             nesterov=True,
             weight_dimension_numbers=_stacked_matrices,
         ),
-        contrib.scale_by_shape(weight_dimension_numbers=_stacked_matrices),
+        optax.stateless(lambda updates, _: jax.tree.map(_scale_by_shape, updates)),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -65,6 +68,11 @@ def kinds(weights: dict[str, PyTree]) -> PyTree:
         return "muon" if in_layers and weight.ndim == 3 else "adam"
 
     return jax.tree_util.tree_map_with_path(kind, weights)
+
+
+def _scale_by_shape(update: Float[Array, "L D F"]) -> Float[Array, "L D F"]:
+    rows, columns = update.shape[-2:]
+    return update * max(1.0, columns / rows) ** 0.5
 
 
 def _stacked_matrices(weights: PyTree) -> PyTree:
