@@ -1,0 +1,280 @@
+"""The promises of `Store`, on a folder and on a real GCS server alike."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanocode.storage.objects import (
+    ASIDE,
+    AlreadyExists,
+    LocalStore,
+    NotFound,
+    StaleGeneration,
+    StorageError,
+    Store,
+    open_store,
+)
+
+
+def test_an_object_is_read_back_as_written(store: Store) -> None:
+    store.create("a/b.bin", b"\0\xff")
+    assert store.read("a/b.bin") == b"\0\xff"
+    assert store.exists("a/b.bin")
+    assert not store.exists("a")
+
+
+def test_an_absent_object_is_named(store: Store) -> None:
+    with pytest.raises(NotFound, match="a/b"):
+        store.read("a/b")
+    assert not store.exists("a/b")
+    assert store.generation("a/b") == 0
+
+
+def test_a_second_create_is_refused_and_changes_nothing(store: Store) -> None:
+    store.create("x", b"first")
+    with pytest.raises(AlreadyExists, match="x is there already"):
+        store.create("x", b"second")
+    assert store.read("x") == b"first"
+
+
+def test_of_32_concurrent_creates_exactly_one_wins(store: Store) -> None:
+    def attempt(i: int) -> int | None:
+        try:
+            store.create("attempts/1/claim.json", b"%d" % i)
+        except AlreadyExists:
+            return None
+        return i
+
+    with ThreadPoolExecutor(32) as pool:
+        winners = [i for i in pool.map(attempt, range(32)) if i is not None]
+    assert [store.read("attempts/1/claim.json")] == [b"%d" % i for i in winners]
+
+
+def test_replace_needs_the_generation_that_is_there(store: Store) -> None:
+    store.create("x", b"1")
+    first = store.generation("x")
+    store.replace("x", b"2", first)
+    assert store.generation("x") != first
+    with pytest.raises(StaleGeneration, match="x changed meanwhile"):
+        store.replace("x", b"3", first)
+    with pytest.raises(StaleGeneration):
+        store.replace("absent", b"3", first)
+    assert store.read("x") == b"2"
+    assert not store.exists("absent")
+
+
+def test_of_16_concurrent_replaces_of_one_generation_exactly_one_wins(store: Store) -> None:
+    store.create("x", b"old")
+    generation = store.generation("x")
+
+    def attempt(i: int) -> str:
+        try:
+            store.replace("x", b"%d" % i, generation)
+        except StaleGeneration:
+            return "refused"
+        return "won"
+
+    with ThreadPoolExecutor(16) as pool:
+        assert Counter(pool.map(attempt, range(16))) == {"won": 1, "refused": 15}
+
+
+def test_write_repeats_without_harm(store: Store) -> None:
+    store.write("sha/abc", b"data")
+    store.write("sha/abc", b"data")
+    assert store.read("sha/abc") == b"data"
+
+
+def test_delete_is_repeatable(store: Store) -> None:
+    store.create("a/x", b"1")
+    store.delete("a/x")
+    store.delete("a/x")
+    store.delete("never/there")
+    assert store.list() == []
+
+
+def test_a_conditional_delete_spares_what_came_meanwhile(tmp_path: Path) -> None:
+    # Only locally: fake-gcs-server ignores the condition on a delete, the real service does not.
+    store = LocalStore(tmp_path)
+    store.create("x", b"damaged")
+    generation = store.generation("x")
+    store.write("x", b"whole")
+    with pytest.raises(StaleGeneration):
+        store.delete("x", generation)
+    assert store.read("x") == b"whole"
+
+
+def test_list_is_sorted_and_takes_any_prefix(store: Store) -> None:
+    for name in ("b/2", "a/10", "a/1/deep", "ab"):
+        store.create(name, b"")
+    assert store.list() == ["a/1/deep", "a/10", "ab", "b/2"]
+    assert store.list("a") == ["a/1/deep", "a/10", "ab"]
+    assert store.list("a/") == ["a/1/deep", "a/10"]
+    assert store.list("a/1") == ["a/1/deep", "a/10"]
+    assert store.list("c/") == []
+
+
+def test_children_are_the_next_parts_only(store: Store) -> None:
+    for name in ("s/1/claim.json", "s/1/metrics/0.jsonl", "s/10/claim.json", "s/DONE.json", "t/x"):
+        store.create(name, b"")
+    assert store.children("s") == store.children("s/") == ("1", "10", "DONE.json")
+    assert store.children() == ("s", "t")
+    assert store.children("absent") == ()
+
+
+def test_a_child_sees_only_its_own_names(store: Store) -> None:
+    child = store.child("pretrain/attempts")
+    child.create("1/x", b"1")
+    store.create("pretrain/attempts2/x", b"2")
+    assert child.list() == ["1/x"]
+    assert store.read("pretrain/attempts/1/x") == b"1"
+    assert child.url == store.url + "/pretrain/attempts"
+    assert open_store(child.url).read("1/x") == b"1"
+
+
+def test_big_files_go_up_and_down(store: Store, tmp_path: Path) -> None:
+    data = random.Random(0).randbytes(9 << 20)  # past the 8 MiB from which the GCS client uploads resumably
+    source, target = tmp_path / "source", tmp_path / "new" / "target"
+    source.write_bytes(data)
+    store.upload(source, "shards/0.bin")
+    store.download("shards/0.bin", target)
+    assert target.read_bytes() == data
+    with pytest.raises(NotFound):
+        store.download("shards/absent.bin", tmp_path / "absent")
+    with pytest.raises(NotFound):
+        store.upload(tmp_path / "absent", "shards/1.bin")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(ASIDE) or p.name == "absent"] == []
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "a/../../b", "a//b", "./a", "a/", "a\\..\\b", ".aside-1"])
+def test_names_that_escape_are_refused(store: Store, name: str, tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"outside")
+    for use in (store.read, store.exists, store.generation, store.delete, store.child):
+        with pytest.raises(ValueError, match="bad object name"):
+            use(name)
+    for publish in (store.create, store.write):
+        with pytest.raises(ValueError, match="bad object name"):
+            publish(name, b"")
+    if ".." in name:
+        with pytest.raises(ValueError, match="bad object name"):
+            store.list(name)
+
+
+def test_a_missing_bucket_is_named(gcs_url: str) -> None:
+    store = open_store("gs://nobody-made-this/run")
+    with pytest.raises(StorageError, match="gs://nobody-made-this/run/x: the bucket does not exist"):
+        store.create("x", b"")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match="s3://bucket"):
+        open_store("s3://bucket/run")
+    with pytest.raises(ValueError, match="gs://"):
+        open_store("gs://")
+
+
+def test_a_create_whose_reply_was_lost_still_wins(gcs_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.cloud.storage import Blob
+
+    send = Blob.upload_from_string
+
+    def sent_twice(blob: Blob, *args: Any, **options: Any) -> None:
+        send(blob, *args, **options)
+        send(blob, *args, **options)  # what the client's retry does after a lost reply: now the condition fails
+
+    store = open_store(gcs_url)
+    monkeypatch.setattr(Blob, "upload_from_string", sent_twice)
+    store.create("x", b"mine")
+    with pytest.raises(AlreadyExists):
+        store.create("x", b"mine")
+
+
+def test_kill_minus_9_leaves_nothing_or_the_whole_object(tmp_path: Path) -> None:
+    size = 4 << 20
+    writer = textwrap.dedent(f"""
+        import sys
+        from nanocode.storage.objects import open_store
+        store = open_store(sys.argv[1])
+        print("ready", flush=True)
+        for i in range(1000):
+            data = bytes([i % 251]) * {size}
+            store.create(f"create/{{i}}", data)
+            store.write("write/same", data)
+            store.replace("replace/same", data, store.generation("replace/same"))
+    """)
+    dice = random.Random(0)
+    mid_write = objects = 0
+    for kill in range(20):
+        root = tmp_path / str(kill)
+        child = subprocess.Popen([sys.executable, "-c", writer, str(root)], stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        time.sleep(dice.uniform(0, 0.08))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        child.stdout.close()
+        store = open_store(root)
+        for name in store.list():
+            data = store.read(name)
+            assert data == data[:1] * size, f"{name} is damaged after kill {kill}"
+            objects += 1
+        leftovers = [path for path in root.rglob(f"{ASIDE}*")]
+        mid_write += any(path.stat().st_size for path in leftovers)
+        assert not any(ASIDE in name for name in store.list())
+        store.create("create/after", b"the next writer is not hindered")
+    assert mid_write and objects, "no kill hit a write: the test proves nothing"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root; the file size limit below covers the same path")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_no_partial_object(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(small_disk / "run")
+    store.create("small", b"kept")
+    big = bytes(2 << 20)
+    (tmp_path / "big").write_bytes(big)
+    for publish in (
+        lambda: store.create("big", big),
+        lambda: store.write("big", big),
+        lambda: store.replace("small", big, store.generation("small")),
+        lambda: store.upload(tmp_path / "big", "big"),
+    ):
+        with pytest.raises(StorageError, match=r"^no space left to write .*/run/\w+: free some") as caught:
+            publish()
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in (small_disk / "run").iterdir()] == ["small"]
+    assert store.read("small") == b"kept"
+
+
+def test_a_file_size_limit_reads_like_a_full_disk(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import resource, sys
+        from nanocode.storage.objects import StorageError, open_store
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        try:
+            open_store(sys.argv[1]).create("big", bytes(2 << 20))
+        except StorageError as error:
+            print(error)
+    """)
+    answer = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith(f"no space left to write {tmp_path}/big: free some")
+    assert list(tmp_path.iterdir()) == []
