@@ -13,22 +13,16 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from google.cloud.storage import Blob, Bucket
+from typing import IO, Protocol
 
 ASIDE = ".aside-"
 # EFBIG is what a file size limit (ulimit -f) answers: for the user the same trouble as a full disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Seconds without a byte from GCS before a request counts as lost and the client's retry takes over.
-TIMEOUT_SECONDS = 60.0
-# Metadata key by which a writer recognises its own object after a lost reply was retried into "already exists".
-WRITER = "nanocode-writer"
 Names = list[str]  # inside the stores `list` is the method
 
 
@@ -96,6 +90,8 @@ def open_store(location: str | Path) -> Store:
     """The store at a local path or a `gs://bucket/prefix`; nothing is created before the first write."""
     text = str(location)
     if text.startswith("gs://"):
+        from nanocode.storage.gcs import GcsStore  # late: a laptop's run needs no cloud client
+
         return GcsStore(text)
     if "://" in text:
         raise ValueError(f"cannot store at {text!r}: give a local path or gs://bucket/prefix")
@@ -202,6 +198,15 @@ class LocalStore:
             with aside(path, lambda file: shutil.copyfileobj(source, file, 1 << 20)) as temporary:
                 os.replace(temporary, path)
 
+    def sweep(self, older_than_seconds: float = 86_400.0) -> int:
+        """Remove what killed writers left aside, if older than any living writer's (a day); how many there were."""
+        limit = time.time() - older_than_seconds
+        with translated(self.root):
+            old = [path for path in self.root.rglob(f"{ASIDE}*") if path.stat().st_mtime < limit]
+            for path in old:
+                path.unlink(missing_ok=True)
+        return len(old)
+
     def _path(self, name: str) -> Path:
         return self.root / checked(name)
 
@@ -226,145 +231,6 @@ class LocalStore:
             raise AlreadyExists(f"{path} is there already: read it, or choose another name") from None
 
 
-class GcsStore:
-    """Objects in a bucket below a prefix. `STORAGE_EMULATOR_HOST` is honoured, then without credentials."""
-
-    def __init__(self, url: str, bucket: "Bucket | None" = None) -> None:
-        scheme, _, rest = url.partition("://")
-        name, _, prefix = rest.strip("/").partition("/")
-        if scheme != "gs" or not name:
-            raise ValueError(f"{url!r} is no bucket: give gs://bucket or gs://bucket/prefix")
-        self._prefix = f"{checked(prefix)}/" if prefix else ""
-        self._bucket = bucket if bucket is not None else open_bucket(name)
-
-    @property
-    def url(self) -> str:
-        return f"gs://{self._bucket.name}/{self._prefix}".rstrip("/")
-
-    def child(self, name: str) -> "GcsStore":
-        return GcsStore(f"{self.url}/{checked(name)}", self._bucket)
-
-    def read(self, name: str) -> bytes:
-        blob = self._blob(name)
-        with translated_gcs(self._where(name)):
-            data: bytes = blob.download_as_bytes(timeout=TIMEOUT_SECONDS)
-            return data
-
-    def exists(self, name: str) -> bool:
-        blob = self._blob(name)
-        with translated_gcs(self._where(name)):
-            return bool(blob.exists(timeout=TIMEOUT_SECONDS))
-
-    def generation(self, name: str) -> int:
-        where = self._where(name)
-        with translated_gcs(where):
-            blob = self._bucket.get_blob(self._prefix + name, timeout=TIMEOUT_SECONDS)
-            return int(blob.generation) if blob is not None else 0
-
-    def create(self, name: str, data: bytes) -> None:
-        if not self._swap(name, data, 0):
-            raise AlreadyExists(f"{self._where(name)} is there already: read it, or choose another name")
-
-    def replace(self, name: str, data: bytes, generation: int) -> None:
-        if not self._swap(name, data, generation):
-            raise StaleGeneration(f"{self._where(name)} changed meanwhile: read it again before deciding")
-
-    def write(self, name: str, data: bytes) -> None:
-        blob = self._blob(name)
-        with translated_gcs(self._where(name), writing=True):
-            # Named by content, so repeating the upload is harmless, which the client cannot know by itself.
-            blob.upload_from_string(data, "application/octet-stream", timeout=TIMEOUT_SECONDS, retry=gcs_retry())
-
-    def delete(self, name: str, generation: int | None = None) -> None:
-        from google.api_core.exceptions import PreconditionFailed
-
-        blob = self._blob(name)
-        try:
-            with translated_gcs(self._where(name)):
-                blob.delete(if_generation_match=generation, timeout=TIMEOUT_SECONDS, retry=gcs_retry())
-        except NotFound:
-            if generation:
-                raise StaleGeneration(f"{self._where(name)} is gone: read it again before deciding") from None
-        except PreconditionFailed:
-            raise StaleGeneration(f"{self._where(name)} changed meanwhile: read it again before deciding") from None
-
-    def list(self, prefix: str = "") -> Names:
-        full = self._prefix + checked_prefix(prefix)
-        with translated_gcs(f"{self.url}/{prefix}"):
-            blobs = self._bucket.list_blobs(prefix=full, fields="items(name),nextPageToken", timeout=TIMEOUT_SECONDS)
-            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
-
-    def children(self, folder: str = "") -> tuple[str, ...]:
-        stem = checked_prefix(folder).removesuffix("/")
-        full = f"{self._prefix}{stem}/" if stem else self._prefix
-        with translated_gcs(f"{self.url}/{stem}"):
-            blobs = self._bucket.list_blobs(prefix=full, delimiter="/", timeout=TIMEOUT_SECONDS)
-            names = {blob.name.removeprefix(full) for blob in blobs}  # `prefixes` is filled by going through the pages
-            names |= {name.removeprefix(full).removesuffix("/") for name in blobs.prefixes}
-        return tuple(sorted(names - {""}))
-
-    def upload(self, path: Path, name: str) -> None:
-        blob = self._blob(name)
-        with translated(path), translated_gcs(self._where(name), writing=True):
-            blob.upload_from_filename(str(path), timeout=TIMEOUT_SECONDS, retry=gcs_retry())
-
-    def download(self, name: str, path: Path) -> None:
-        blob = self._blob(name)
-        with translated_gcs(self._where(name)):
-            with aside(path, lambda file: blob.download_to_file(file, timeout=TIMEOUT_SECONDS)) as temporary:
-                os.replace(temporary, path)
-
-    def _blob(self, name: str) -> "Blob":
-        return self._bucket.blob(self._prefix + checked(name))
-
-    def _where(self, name: str) -> str:
-        return f"{self.url}/{checked(name)}"
-
-    def _swap(self, name: str, data: bytes, generation: int) -> bool:
-        """Upload if the generation still is this one; whether it is our data that is there now."""
-        from google.api_core.exceptions import PreconditionFailed
-
-        token = uuid.uuid4().hex
-        blob = self._blob(name)
-        blob.metadata = {WRITER: token}
-        with translated_gcs(self._where(name), writing=True):
-            try:
-                blob.upload_from_string(
-                    data,
-                    "application/octet-stream",
-                    if_generation_match=generation,
-                    timeout=TIMEOUT_SECONDS,
-                    retry=gcs_retry(),
-                )
-                return True
-            except PreconditionFailed:
-                # The reply to our first try may have been lost: then it is our own object that stands in the way.
-                there = self._bucket.get_blob(self._prefix + name, timeout=TIMEOUT_SECONDS)
-                return there is not None and (there.metadata or {}).get(WRITER) == token
-
-
-def open_bucket(name: str) -> "Bucket":
-    """A handle on the bucket; asks nothing of the network yet."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.auth.exceptions import DefaultCredentialsError
-    from google.cloud.storage import Client
-
-    try:
-        if os.environ.get("STORAGE_EMULATOR_HOST"):
-            return Client(project="emulator", credentials=AnonymousCredentials()).bucket(name)
-        return Client().bucket(name)
-    except (DefaultCredentialsError, OSError) as error:  # OSError: no project set and none to be inferred
-        move = "run `gcloud auth application-default login`, or use a local path"
-        raise StorageError(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
-
-
-def gcs_retry() -> object:
-    """The client library's own retry policy: transient errors, exponential back-off, 120 s in all."""
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY
-
-
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn an OSError about `path` into a `StorageError` of one line with the next move."""
@@ -379,29 +245,6 @@ def translated(path: Path) -> Iterator[None]:
             raise NotFound(f"{path} is not there: check the name") from error
         move = "check its permissions and that no file stands where a folder belongs"
         raise StorageError(f"cannot use {path} ({error.strerror or error}): {move}") from error
-
-
-@contextmanager
-def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
-    """The same for what the GCS client raises, except a failed precondition, whose meaning the caller knows."""
-    from google.api_core import exceptions as api
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except api.PreconditionFailed:
-        raise
-    except api.NotFound as error:
-        if writing:
-            raise StorageError(f"cannot write {where}: the bucket does not exist: create it first") from error
-        raise NotFound(f"{where} is not there: check bucket and name") from error
-    except (api.Forbidden, api.Unauthorized, GoogleAuthError) as error:
-        move = "check the credentials, and that they may read and write objects in this bucket"
-        raise StorageError(f"not allowed to use {where}: {move}") from error
-    except (api.GoogleAPIError, RequestException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StorageError(f"cannot use {where} ({reason}): check the network and try again") from error
 
 
 @contextmanager

@@ -233,6 +233,17 @@ def test_kill_minus_9_leaves_nothing_or_the_whole_object(tmp_path: Path) -> None
     assert mid_write and objects, "no kill hit a write: the test proves nothing"
 
 
+def test_what_killed_writers_left_is_swept_once_old(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.create("a/x", b"kept")
+    old, young = tmp_path / "a" / f"{ASIDE}old", tmp_path / f"{ASIDE}young"
+    old.write_bytes(b"half")
+    young.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert store.sweep() == 1
+    assert (old.exists(), young.exists(), store.list()) == (False, True, ["a/x"])
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """A file system of 1 MiB."""
