@@ -30,6 +30,7 @@ def server() -> str:
     address = f"http://127.0.0.1:{port}"
     options = f"-backend memory -scheme http -host 127.0.0.1 -port {port} -external-url {address} -log-level error"
     process = subprocess.Popen([str(binary), *options.split()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(process.wait)  # called last registered first: kill, then wait
     atexit.register(process.kill)
     body = json.dumps({"name": BUCKET}).encode()
     request = urllib.request.Request(f"{address}/storage/v1/b", body, {"Content-Type": "application/json"})

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -201,10 +201,12 @@ class LocalStore:
     def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove what killed writers left aside, if older than any living writer's (a day); how many there were."""
         limit = time.time() - older_than_seconds
-        with translated(self.root):
-            old = [path for path in self.root.rglob(f"{ASIDE}*") if path.stat().st_mtime < limit]
-            for path in old:
-                path.unlink(missing_ok=True)
+        old = []
+        for path in self.root.rglob(f"{ASIDE}*"):
+            with suppress(NotFound), translated(path):  # its writer may finish just now
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    old.append(path)
         return len(old)
 
     def _path(self, name: str) -> Path:
