@@ -88,6 +88,29 @@ def test_of_16_concurrent_replaces_of_one_generation_exactly_one_wins(store: Sto
         assert Counter(pool.map(attempt, range(16))) == {"won": 1, "refused": 15}
 
 
+def test_local_compare_and_swap_is_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.create("x", b"old")
+    generation, look = store.generation("x"), store.generation
+
+    def slow(name: str) -> int:
+        seen = look(name)
+        time.sleep(0.02)  # between compare and swap, where the others must not get in
+        return seen
+
+    monkeypatch.setattr(store, "generation", slow)
+
+    def attempt(i: int) -> bool:
+        try:
+            store.replace("x", b"%d" % i, generation)
+        except StaleGeneration:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(attempt, range(4))) == 1
+
+
 def test_write_repeats_without_harm(store: Store) -> None:
     store.write("sha/abc", b"data")
     store.write("sha/abc", b"data")
