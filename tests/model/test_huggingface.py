@@ -37,24 +37,22 @@ def test_logits_agree_with_transformers(golden: Transformer) -> None:
     np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        0,
-        # Unexplained, and not a tie: at position 30 the file has 134 where our uncached forward prefers 90 by 0.169,
-        # while the logits above agree to 6e-6. Strict: it fails as soon as somebody makes it pass.
-        pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="the last 2 of 32 golden tokens differ")),
-        2,
-    ],
-)
+@pytest.mark.parametrize("row", [0, 1, 2])
 def test_greedy_tokens_equal_those_of_transformers(golden: Transformer, row: int) -> None:
+    """Every token of the file, decoded without a cache.
+
+    `generate` took token 0 for padding when the file was made, and masked it: the prompt of row 1 holds one, at
+    position 6. With rotary (relative) positions, leaving it out is the same as masking it; with it the last two
+    of the row's tokens differ, by 0.17 and 0.54 in the logit.
+    """
     expected = np.load(GOLDEN / "greedy.npz")
-    length = expected["prompt"].shape[1]
-    rows = np.zeros_like(expected["out"][row : row + 1], np.int32)
-    rows[:, :length] = expected["prompt"][row]
-    for end in range(length, rows.shape[1]):  # causal: what stands after `end` does not matter
-        rows[:, end] = np.argmax(logits(golden, jnp.asarray(rows))[:, end - 1], axis=-1)
-    np.testing.assert_array_equal(rows[0], expected["out"][row])
+    seen = [token for token in expected["prompt"][row].tolist() if token != 0]
+    wanted = expected["out"][row, expected["prompt"].shape[1] :].tolist()
+    tokens = np.zeros((1, expected["out"].shape[1]), np.int32)
+    tokens[0, : len(seen)] = seen
+    for end in range(len(seen), len(seen) + len(wanted)):  # causal: what stands after `end` does not matter
+        tokens[:, end] = np.argmax(logits(golden, jnp.asarray(tokens))[:, end - 1], axis=-1)
+    assert tokens[0, len(seen) : len(seen) + len(wanted)].tolist() == wanted
 
 
 def test_export_and_load_give_back_every_bit(tmp_path: Path) -> None:
