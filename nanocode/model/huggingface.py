@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from nanocode.model.shape import MLP_RATIO, ModelShape
+from nanocode.config.shape import MLP_RATIO, ModelShape
 from nanocode.model.transformer import NORM_EPSILON, SOFTCAP, Transformer, parameters
 
 LAYER_TENSORS = {

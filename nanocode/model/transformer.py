@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from nanocode.model.attention import attention
-from nanocode.model.shape import ModelShape
+from nanocode.config.shape import ModelShape
 
 SOFTCAP = 15.0
 NORM_EPSILON = 1e-6

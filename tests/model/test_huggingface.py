@@ -12,7 +12,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from nanocode.model import huggingface
-from nanocode.model.shape import ModelShape
+from nanocode.config.shape import ModelShape
 from nanocode.model.transformer import Transformer, parameters, whole_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf-nanochat"

@@ -1,0 +1,276 @@
+"""Everything a run may be told: one nested model, read once, resolved, and kept in the run directory.
+
+Precedence: command line (`--set pretrain.steps=100`) > environment (`NANOCODE_PRETRAIN__STEPS=100`) > `--config FILE`
+> preset. An unknown key or an impossible value is refused before anything is written. Fields marked operating
+(cadence, workers, paths of caches) may change while a run lives and are in no digest; all else changes the result.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from nanocode.config.shape import ModelShape
+from nanocode.run.exits import ConfigurationError
+
+PRESETS = ("demo", "d3", "d6", "d12", "d20", "d24")
+ENV_PREFIX = "NANOCODE_"
+OPERATING = {"operating": True}
+"""Marks a field that may change while the run lives: read live, in no digest."""
+
+
+class Section(BaseModel):
+    """One stage's settings. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tokenizer(Section):
+    """The byte-level BPE; its size is `model.vocab_size`."""
+
+    digits: int = Field(default=2, ge=1)
+    """Longest group of digits that may be one token."""
+    split_underscore: bool = False
+    """Keep `_` a token of its own, so that the words of an identifier are the words of prose."""
+    megabytes: float = Field(default=32.0, gt=0)
+    """Text to learn merges from, taken evenly from the corpus sources."""
+
+
+class Source(Section):
+    """One weighted origin of text."""
+
+    location: str
+    """`embedded`, a file or folder, `gs://...`, or `hf://datasets/ORG/NAME@REVISION/PATTERN`."""
+    kind: Literal["code", "english"] = "english"
+    """What it mostly holds; `embedded` and folders of source code say it per document."""
+    share: float = Field(default=1.0, gt=0)
+    """Its weight among the sources, in tokens."""
+    column: str = "text"
+    """The text's column or key in parquet and JSONL."""
+    licence: str = "unknown"
+
+
+class Corpus(Section):
+    sources: tuple[Source, ...] = (Source(location="embedded", licence="each package's own"),)
+    tokens: int = Field(gt=0)
+    """Tokens to prepare; presets take 8 per parameter (the original's choice)."""
+    validation_share: float = Field(default=0.01, gt=0, lt=0.5)
+    """Share of documents, by hash, that no training row holds."""
+    workers: int = Field(default=0, ge=0, json_schema_extra=OPERATING)
+    """Processes on this machine; 0 takes one per core."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _a_bare_path_is_a_source(cls, value: Any) -> Any:
+        several = [value] if isinstance(value, str | Mapping) else value
+        return [{"location": one} if isinstance(one, str) else one for one in several]
+
+
+class Pretrain(Section):
+    batch_tokens: int = Field(gt=0)
+    """Tokens per optimizer step, summed over all hosts and accumulation steps; a multiple of `model.context`."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per step: divides the activations' memory, not the result."""
+    steps: int | None = Field(default=None, gt=0)
+    """None: corpus.tokens / batch_tokens, each token once."""
+    matrix_rate: float = Field(default=0.02, gt=0)
+    """Muon's peak learning rate."""
+    vector_rate: float = Field(default=0.004, gt=0)
+    """AdamW's peak learning rate: embedding, head, vectors."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_share: float = Field(default=0.02, ge=0, le=1)
+    decay_share: float = Field(default=0.4, ge=0, le=1)
+    """Share of the steps over which the rate falls to zero."""
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: bool = False
+    """Recompute a layer's activations in the backward: less memory, about a third more work."""
+    fsdp: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
+    """Devices over which weights and optimizer state are split; the rest of the mesh is data-parallel."""
+    checkpoint_minutes: float = Field(default=4.0, gt=0, json_schema_extra=OPERATING)
+    """Wall-clock time between checkpoints: spot slices can live 10 minutes, so steps are the wrong unit."""
+    keep_checkpoints: int = Field(default=3, ge=1, json_schema_extra=OPERATING)
+    grace_seconds: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
+    """From SIGTERM to SIGKILL: a save that was measured to take longer is not begun."""
+    log_steps: int = Field(default=10, ge=1, json_schema_extra=OPERATING)
+    """Steps between two lines of metrics."""
+    eval_steps: int = Field(default=250, ge=1)
+    """Steps between two measurements of bits per byte on validation text."""
+    eval_rows: int = Field(default=64, ge=1)
+    """Validation rows per kind of text in each of those."""
+
+
+class BaseEval(Section):
+    core_bundle: str | None = None
+    """Folder, `gs://` or URL (.zip) of a CORE bundle; None skips CORE, and the report says so."""
+    core_examples: int | None = Field(default=None, gt=0)
+    """At most so many examples per task; None takes all."""
+    batch_rows: int = Field(default=16, ge=1, json_schema_extra=OPERATING)
+
+
+class Settings(BaseSettings):
+    """One run. Begin with `load`, which knows the presets and words the refusals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    preset: str
+    seed: int = Field(default=0, ge=0)
+    model: ModelShape
+    tokenizer: Tokenizer = Tokenizer()
+    corpus: Corpus
+    pretrain: Pretrain
+    base_eval: BaseEval = BaseEval()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # `load` merges the layers itself: the preset is one of them, and chosen by another
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        context, batch = self.model.context, self.pretrain.batch_tokens
+        rows = batch // context
+        if batch % context:
+            raise ValueError(
+                f"pretrain.batch_tokens {batch} is not a multiple of model.context {context}: "
+                f"set it to {max(1, rows) * context}"
+            )
+        if rows % self.pretrain.accumulate:
+            raise ValueError(
+                f"pretrain.accumulate {self.pretrain.accumulate} does not divide the {rows} rows of a batch: "
+                "set a divisor"
+            )
+        return self
+
+    @property
+    def pretrain_steps(self) -> int:
+        return self.pretrain.steps or max(1, self.corpus.tokens // self.pretrain.batch_tokens)
+
+    def digested(self, sections: Iterable[str]) -> dict[str, Any]:
+        """The named sections and the seed as JSON values, without operating fields: what a digest covers."""
+        parts: dict[str, Any] = {"seed": self.seed}
+        for name in sections:
+            section: BaseModel = getattr(self, name)
+            operating = {
+                key
+                for key, field in type(section).model_fields.items()
+                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operating")
+            }
+            parts[name] = section.model_dump(mode="json", exclude=operating)
+        return parts
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load(
+    preset: str | None = None,
+    overrides: Iterable[str] = (),
+    config_file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The resolved settings; `ConfigurationError` with key, value and next move where they cannot be."""
+    from_file = _read_yaml(config_file.read_text(), str(config_file)) if config_file else {}
+    layers = [from_file, _from_environment(environment), _from_assignments(overrides)]
+    name = preset or next((layer["preset"] for layer in reversed(layers) if "preset" in layer), "demo")
+    merged = _preset(name)
+    for layer in layers:
+        merged = _merge(merged, layer)
+    return resolve({**merged, "preset": name})
+
+
+def from_yaml(text: str, origin: str) -> Settings:
+    """Settings as `to_yaml` wrote them."""
+    return resolve(_read_yaml(text, origin))
+
+
+def resolve(values: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_explain(one) for one in error.errors())) from None
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ConfigurationError(f"no preset is called {name!r}: choose from {', '.join(PRESETS)}")
+    text = resources.files("nanocode.config").joinpath(f"presets/{name}.yaml").read_text()
+    return _read_yaml(text, f"preset {name}")
+
+
+def _read_yaml(text: str, origin: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{origin} holds {type(values).__name__}, not settings: write `section:` and its keys")
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """`NANOCODE_PRETRAIN__STEPS=100` as nested values; every variable with the prefix has to be a setting."""
+    names = sorted(name for name in environment if name.startswith(ENV_PREFIX))
+    return _from_assignments(
+        f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={environment[name]}" for name in names
+    )
+
+
+def _from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"--set {assignment!r} has no value: write --set section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        values = _merge(values, value)
+    return values
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as key, value and next move."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "`nanocode run --help` lists them"
+        return f"no setting is called {key}: {hint}"
+    if error["type"] == "missing":
+        return f"setting {key} has no value: set it, or begin from a preset"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+
+
+def known_keys() -> list[str]:
+    """Every setting as `section.key`."""
+    keys: list[str] = []
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        keys += [f"{name}.{inner}" for inner in kind.model_fields] if nested else [name]  # type: ignore[union-attr]
+    return keys
