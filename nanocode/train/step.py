@@ -1,0 +1,109 @@
+"""One optimizer step of the language model, from packed rows to new weights.
+
+A row holds T + 1 tokens; a BOS starts each document and is never a target, so segments, positions and the loss mask
+all follow from where the BOS stand.
+
+Axes: A accumulation steps, B rows of a micro-batch, T positions, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from nanocode.config.shape import ModelShape
+from nanocode.model.transformer import SOFTCAP, Transformer, parameters
+from nanocode.train.loss import LossSums, next_token_loss, token_losses
+
+State = dict[str, Any]
+"""`weights`, `optimizer` and `step`, a tree of arrays: what a checkpoint holds."""
+
+
+class Rows(NamedTuple):
+    """What the model reads of packed rows."""
+
+    tokens: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    positions: Int[Array, "B T"]
+    targets: Int[Array, "B T"]
+    weights: Float[Array, "B T"]
+
+
+def unpack(rows: Int[Array, "B T1"], bos: int) -> Rows:
+    """Documents begin at each BOS; positions count from there; a BOS is no target."""
+    rows = rows.astype(jnp.int32)
+    tokens, targets = rows[:, :-1], rows[:, 1:]
+    starts = tokens == bos
+    index = jnp.arange(tokens.shape[1])
+    positions = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+    return Rows(tokens, jnp.cumsum(starts, axis=1), positions, targets, (targets != bos).astype(jnp.float32))
+
+
+def abstract_model(shape: ModelShape, compute_dtype: str, remat: bool = False) -> Transformer:
+    """The model without weights: its graph, to be filled with a state's."""
+    return nnx.eval_shape(lambda: Transformer(shape, nnx.Rngs(0), jnp.dtype(compute_dtype), remat))
+
+
+def with_weights(model: Transformer, weights: PyTree) -> Transformer:
+    """The model's graph around these weights; the given model stays as it is."""
+    graph, state = nnx.split(model)
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(graph, state)
+
+
+def init_state(shape: ModelShape, optimizer: optax.GradientTransformation, seed: int) -> State:
+    """Fresh weights from the seed, zero moments, step 0."""
+    weights = parameters(Transformer(shape, nnx.Rngs(seed)))
+    return {"weights": weights, "optimizer": optimizer.init(weights), "step": jnp.zeros((), jnp.int32)}
+
+
+def make_train_step(
+    model: Transformer, optimizer: optax.GradientTransformation, bos: int
+) -> Callable[[State, Int[Array, "A B T1"]], tuple[State, dict[str, Array]]]:
+    """`(state, rows) -> (state, metrics)`, to be jitted with the state donated."""
+
+    def loss_sum(weights: PyTree, rows: Rows) -> Float[Array, ""]:
+        filled = with_weights(model, weights)
+        hidden = filled.hidden(rows.tokens, rows.segments, rows.positions)
+        sums: LossSums = next_token_loss(hidden, filled.head_matrix(), rows.targets, rows.weights, SOFTCAP)
+        return sums.loss
+
+    def train_step(state: State, batch: Int[Array, "A B T1"]) -> tuple[State, dict[str, Array]]:
+        weights = state["weights"]
+
+        def accumulate(sums: tuple[Array, Array, PyTree], rows: Int[Array, "B T1"]) -> tuple[Any, None]:
+            unpacked = unpack(rows, bos)
+            loss, gradient = jax.value_and_grad(loss_sum)(weights, unpacked)
+            return jax.tree.map(jnp.add, sums, (loss, jnp.sum(unpacked.weights), gradient)), None
+
+        if batch.shape[0] == 1:  # spares a copy of the gradients
+            unpacked = unpack(batch[0], bos)
+            loss, gradient = jax.value_and_grad(loss_sum)(weights, unpacked)
+            tokens = jnp.sum(unpacked.weights)
+        else:
+            zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, weights))
+            (loss, tokens, gradient), _ = jax.lax.scan(accumulate, zero, batch)
+        tokens = jnp.maximum(tokens, 1.0)
+        gradient = jax.tree.map(lambda g: g / tokens, gradient)
+        updates, moments = optimizer.update(gradient, state["optimizer"], weights)
+        metrics = {"loss": loss / tokens, "gradient_norm": optax.global_norm(gradient), "tokens": tokens}
+        new_weights = optax.apply_updates(weights, updates)
+        return {"weights": new_weights, "optimizer": moments, "step": state["step"] + 1}, metrics
+
+    return train_step
+
+
+def make_score(model: Transformer, bos: int) -> Callable[[PyTree, Int[Array, "B T1"]], tuple[Array, Array, Array]]:
+    """`(weights, rows) -> (losses, weights, likeliest)`, each [B, T]: nats per target, its mask, the greedy token."""
+
+    def score(weights: PyTree, rows: Int[Array, "B T1"]) -> tuple[Array, Array, Array]:
+        filled, unpacked = with_weights(model, weights), unpack(rows, bos)
+        hidden = filled.hidden(unpacked.tokens, unpacked.segments, unpacked.positions)
+        losses, likeliest = token_losses(hidden, filled.head_matrix(), unpacked.targets, SOFTCAP)
+        return losses, unpacked.weights, likeliest
+
+    return score
