@@ -4,9 +4,10 @@ The mesh has three axes: `data` (replicas), `fsdp` (weights and optimizer state 
 `tensor` (heads and feed-forward width split). A batch is split over data and fsdp together.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -46,14 +47,23 @@ def weight_shardings(mesh: Mesh, axes: PyTree) -> PyTree:
     return jax.tree.map(lambda a: NamedSharding(mesh, spec(a)), axes, is_leaf=lambda a: isinstance(a, tuple))
 
 
-def optimizer_shardings(
-    mesh: Mesh, optimizer: optax.GradientTransformation, state: PyTree, weights: PyTree
-) -> PyTree:
-    """The optimizer's state lies as the weights it belongs to; counters are everywhere."""
+def optimizer_shardings(mesh: Mesh, state: PyTree, weights: PyTree) -> PyTree:
+    """The optimizer's state lies as the weights it belongs to; counters are everywhere.
+
+    A moment is known by its path, which ends in the path of its weight: optax keeps the weights' nesting.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, state, weights, transform_non_params=lambda _: everywhere
-    )
+    by_path = {_names(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(weights)}
+
+    def place(path: tuple[Any, ...], _: jax.Array) -> NamedSharding:
+        names = _names(path)
+        return next((by_path[names[i:]] for i in range(len(names)) if names[i:] in by_path), everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def global_batch(mesh: Mesh, rows: np.ndarray, axis: int = 0) -> jax.Array:

@@ -90,7 +90,7 @@ def make_train_step(
         tokens = jnp.maximum(tokens, 1.0)
         gradient = jax.tree.map(lambda g: g / tokens, gradient)
         updates, moments = optimizer.update(gradient, state["optimizer"], weights)
-        metrics = {"loss": loss / tokens, "gradient_norm": optax.global_norm(gradient), "tokens": tokens}
+        metrics = {"loss": loss / tokens, "gradient_norm": optax.tree.norm(gradient), "tokens": tokens}
         new_weights = optax.apply_updates(weights, updates)
         return {"weights": new_weights, "optimizer": moments, "step": state["step"] + 1}, metrics
 
