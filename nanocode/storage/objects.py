@@ -85,6 +85,9 @@ class Store(Protocol):
     def download(self, name: str, path: Path) -> None:
         """Copy the object to a local file, streamed; the file is there whole or not at all."""
 
+    def checksum(self, name: str) -> Names:
+        """Size in bytes and CRC-32C in base64, as the bucket keeps it; a local file is read for it."""
+
 
 def open_store(location: str | Path) -> Store:
     """The store at a local path or a `gs://bucket/prefix`; nothing is created before the first write."""
