@@ -120,6 +120,12 @@ class GcsStore:
             with aside(path, lambda file: blob.download_to_file(file, timeout=TIMEOUT_SECONDS)) as temporary:
                 os.replace(temporary, path)
 
+    def checksum(self, name: str) -> Names:
+        blob = self._blob(name)
+        with translated_gcs(self._where(name)):
+            blob.reload(timeout=TIMEOUT_SECONDS, retry=gcs_retry())
+            return [str(blob.size), str(blob.crc32c)]
+
     def _blob(self, name: str) -> "Blob":
         return self._bucket.blob(self._prefix + checked(name))
 

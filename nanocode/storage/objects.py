@@ -8,6 +8,7 @@ Locally an object is written aside in the folder it belongs to (`.aside-*`, neve
 (create) or renamed (replace) into place.
 """
 
+import base64
 import errno
 import fcntl
 import hashlib
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
+
+import google_crc32c
 
 ASIDE = ".aside-"
 # EFBIG is what a file size limit (ulimit -f) answers: for the user the same trouble as a full disk.
@@ -200,6 +203,14 @@ class LocalStore:
         with translated(origin), origin.open("rb") as source:
             with aside(path, lambda file: shutil.copyfileobj(source, file, 1 << 20)) as temporary:
                 os.replace(temporary, path)
+
+    def checksum(self, name: str) -> Names:
+        path = self._path(name)
+        crc = google_crc32c.Checksum()
+        with translated(path), path.open("rb") as file:
+            while block := file.read(1 << 22):
+                crc.update(block)
+            return [str(file.tell()), base64.b64encode(crc.digest()).decode()]
 
     def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove what killed writers left aside, if older than any living writer's (a day); how many there were."""

@@ -312,3 +312,13 @@ def test_a_file_size_limit_reads_like_a_full_disk(tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith(f"no space left to write {tmp_path}/big: free some")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checksum_is_the_same_for_a_file_and_an_object_and_changes_with_one_bit(store: Store) -> None:
+    store.write("a/x", b"123456789")
+    # The check value of CRC-32C, 0xE3069283 (RFC 3720, appendix B.4, and every catalogue of CRCs).
+    assert store.checksum("a/x") == ["9", "4waSgw=="]
+    store.write("a/y", b"123456788")
+    assert store.checksum("a/y") != store.checksum("a/x")
+    with pytest.raises(NotFound):
+        store.checksum("a/z")
