@@ -1,9 +1,41 @@
-.venv/ready: pyproject.toml
-	python3 -m venv .venv
-	.venv/bin/pip install -q -e ".[dev]"
-	touch $@
+# Every target sets up .venv by itself; a bare machine needs Python 3.11 or newer, make and git.
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name))))
+# What jax runs on: cpu, cuda or tpu.
+EXTRA ?= cpu
+DEMO_RUN ?= runs/demo
 
-test: .venv/ready
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## train a tiny base model on this machine, minutes, and write its report
+	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
+
+test: lint ## all checks and tests
 	.venv/bin/python -m pytest -q
 
-.PHONY: test
+test-fast: .venv/ready ## the tests that take seconds
+	.venv/bin/python -m pytest -q -m "not slow"
+
+lint: .venv/ready ## ruff, mypy and the import layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+bench: .venv/ready ## measure this machine: throughput, loader, corpus, checkpoints
+	.venv/bin/python -m tests.bench
+
+clean: ## remove the environment and every cache, but no run
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Written last, so that an interrupted set-up is done again.
+.venv/ready: pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nanocode needs Python 3.11 or newer, found '$(PYTHON)': set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv || \
+	  { rm -rf .venv; echo "cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
+	@echo "setting up .venv, about a minute ..."
+	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRA)]"
+	@touch $@
+
+.PHONY: help demo test test-fast lint bench clean

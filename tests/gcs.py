@@ -43,7 +43,8 @@ def server() -> str:
             assert process.poll() is None, f"fake-gcs-server ended with {process.returncode}"
             assert time.monotonic() < deadline, "fake-gcs-server did not answer within 10 s"
             time.sleep(0.05)
-    os.environ["STORAGE_EMULATOR_HOST"] = address
+    os.environ["STORAGE_EMULATOR_HOST"] = address  # google-cloud-storage, gcsfs
+    os.environ["TENSORSTORE_GCS_HTTP_URL"] = address  # tensorstore, which reads it once per process
     return address
 
 

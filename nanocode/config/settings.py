@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nanocode.config.shape import ModelShape
@@ -21,14 +21,14 @@ from nanocode.run.exits import ConfigurationError
 
 PRESETS = ("demo", "d3", "d6", "d12", "d20", "d24")
 ENV_PREFIX = "NANOCODE_"
-OPERATING = {"operating": True}
+OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
 
 
 class Section(BaseModel):
     """One stage's settings. Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Tokenizer(Section):
@@ -113,6 +113,13 @@ class BaseEval(Section):
     batch_rows: int = Field(default=16, ge=1, json_schema_extra=OPERATING)
 
 
+class Budget(Section):
+    dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
+    """The run stops cleanly before it costs more; None: no limit."""
+    dollars_per_chip_hour: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
+    """What a chip costs where you run; prices change, so none is built in."""
+
+
 class Settings(BaseSettings):
     """One run. Begin with `load`, which knows the presets and words the refusals."""
 
@@ -127,6 +134,7 @@ class Settings(BaseSettings):
     corpus: Corpus
     pretrain: Pretrain
     base_eval: BaseEval = BaseEval()
+    budget: Budget = Budget()
 
     @classmethod
     def settings_customise_sources(
@@ -160,16 +168,23 @@ class Settings(BaseSettings):
         return self.pretrain.steps or max(1, self.corpus.tokens // self.pretrain.batch_tokens)
 
     def digested(self, sections: Iterable[str]) -> dict[str, Any]:
-        """The named sections and the seed as JSON values, without operating fields: what a digest covers."""
+        """The seed and the named sections, or single fields (`model.context`), as JSON values: what a digest covers.
+
+        Operating fields are left out.
+        """
         parts: dict[str, Any] = {"seed": self.seed}
         for name in sections:
-            section: BaseModel = getattr(self, name)
+            section, _, key = name.partition(".")
+            values: BaseModel = getattr(self, section)
+            if key:
+                parts[name] = values.model_dump(mode="json", include={key})[key]
+                continue
             operating = {
                 key
-                for key, field in type(section).model_fields.items()
+                for key, field in type(values).model_fields.items()
                 if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operating")
             }
-            parts[name] = section.model_dump(mode="json", exclude=operating)
+            parts[name] = values.model_dump(mode="json", exclude=operating)
         return parts
 
     def to_yaml(self) -> str:
@@ -181,12 +196,16 @@ def load(
     overrides: Iterable[str] = (),
     config_file: Path | None = None,
     environment: Mapping[str, str] = os.environ,
+    base: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The resolved settings; `ConfigurationError` with key, value and next move where they cannot be."""
-    from_file = _read_yaml(config_file.read_text(), str(config_file)) if config_file else {}
+    """The resolved settings; `ConfigurationError` with key, value and next move where they cannot be.
+
+    `base` stands in for the preset's values: what a run already has.
+    """
+    from_file = _read_file(config_file) if config_file else {}
     layers = [from_file, _from_environment(environment), _from_assignments(overrides)]
     name = preset or next((layer["preset"] for layer in reversed(layers) if "preset" in layer), "demo")
-    merged = _preset(name)
+    merged = _preset(name) if base is None else dict(base)
     for layer in layers:
         merged = _merge(merged, layer)
     return resolve({**merged, "preset": name})
@@ -209,6 +228,13 @@ def _preset(name: str) -> dict[str, Any]:
         raise ConfigurationError(f"no preset is called {name!r}: choose from {', '.join(PRESETS)}")
     text = resources.files("nanocode.config").joinpath(f"presets/{name}.yaml").read_text()
     return _read_yaml(text, f"preset {name}")
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return _read_yaml(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read --config {path} ({error}): check the path") from None
 
 
 def _read_yaml(text: str, origin: str) -> dict[str, Any]:

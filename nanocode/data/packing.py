@@ -60,7 +60,7 @@ def pack(documents: Iterable[Ids], context: int, bos: int, buffer: int = 256) ->
     """Rows of `context` + 1 tokens, in one pass, holding at most about `buffer` pieces.
 
     A row takes the longest piece that still fits. When none does, the longest is cut to fill the row and its rest
-    goes back. A single slot that is left cannot hold BOS and a token: it gets a BOS. Only the last row has more padding.
+    goes back. A single slot that is left cannot hold BOS and a token: it gets a BOS. Only the last row is padded more.
     """
     if context < 1 or buffer < 1:
         raise ValueError(f"cannot pack into context {context} with a buffer of {buffer}: both start at 1")

@@ -37,6 +37,8 @@ class Shard(BaseModel):
     """Tokens of documents: BOS is not among them."""
     bytes: int
     """UTF-8 bytes of the documents, whose share of the loss gives bits per byte."""
+    waste: float = 0.0
+    """Share of the slots that are padding."""
 
 
 class SourceUse(BaseModel):
@@ -44,6 +46,7 @@ class SourceUse(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
+    licence: str
     share: float
     wanted_tokens: int
     tokens: int
@@ -69,6 +72,13 @@ class Index(BaseModel):
     valid: dict[str, Shard]
     """By kind: `code`, `english`."""
     sources: tuple[SourceUse, ...]
+    held_out: tuple[str, ...] = ()
+    """Packages that no training row has anything of."""
+
+    @property
+    def waste(self) -> float:
+        """Share of the training slots that are padding."""
+        return sum(shard.waste * shard.rows for shard in self.train) / max(self.rows, 1)
 
     @property
     def rows(self) -> int:
@@ -87,13 +97,13 @@ def dtype_for(vocab_size: int) -> Literal["uint16", "uint32"]:
 
 
 def write_rows(
-    store: Store, name: str, rows: Tokens, dtype: str, *, documents: int, tokens: int, size: int
+    store: Store, name: str, rows: Tokens, dtype: str, *, documents: int, tokens: int, size: int, waste: float = 0.0
 ) -> Shard:
     """Publish rows as `name`, and say what `index.json` has to say of them; `size` is the documents' bytes."""
     data = rows.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
     store.write(name, data)
     digest = hashlib.sha256(data).hexdigest()
-    return Shard(name=name, rows=len(rows), sha256=digest, documents=documents, tokens=tokens, bytes=size)
+    return Shard(name=name, rows=len(rows), sha256=digest, documents=documents, tokens=tokens, bytes=size, waste=waste)
 
 
 def read_index(store: Store) -> Index:

@@ -5,7 +5,6 @@ Their linear layers are [out, in] and one tensor per layer; ours are [in, out] a
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def export(
     shape: ModelShape,
     weights: dict[str, PyTree],
     folder: Path,
-    tokenizer_json: Path | None = None,
+    tokenizer_json: bytes | None = None,
     bos_token_id: int = 0,
     eos_token_id: int = 1,
 ) -> None:
@@ -121,7 +120,7 @@ def export(
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if tokenizer_json is not None:
-        shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+        (folder / "tokenizer.json").write_bytes(tokenizer_json)
 
 
 def _shape_of(config: dict[str, Any], path: Path) -> ModelShape:
@@ -150,9 +149,11 @@ def _shape_of(config: dict[str, Any], path: Path) -> ModelShape:
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = (
+        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    )
     tensors = {}
     for name in names:
         with safe_open(folder / name, framework="flax") as file:  # numpy has no bfloat16 of its own
-            tensors.update({key: np.asarray(file.get_tensor(key)) for key in file.keys()})
+            tensors.update({key: np.asarray(file.get_tensor(key)) for key in file.keys()})  # noqa: SIM118  (no mapping)
     return tensors

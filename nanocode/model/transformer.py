@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from nanocode.model.attention import attention
 from nanocode.config.shape import ModelShape
+from nanocode.model.attention import attention
 
 SOFTCAP = 15.0
 NORM_EPSILON = 1e-6
@@ -74,7 +75,7 @@ class Transformer(nnx.Module):
         self,
         shape: ModelShape,
         rngs: nnx.Rngs,
-        compute_dtype: jnp.dtype = jnp.dtype(jnp.float32),
+        compute_dtype: jnp.dtype = np.dtype("float32"),  # noqa: B008  (immutable)
         remat: bool = False,
         unroll: int | bool = 1,
     ) -> None:
@@ -86,9 +87,7 @@ class Transformer(nnx.Module):
         if not shape.tied_embeddings:
             self.head = declare(rngs, normal(0.001), width=d, vocab=v)
         if shape.value_embeddings:
-            self.value_embed = declare(
-                rngs, normal(d**-0.5), vocab=v, kv_heads=shape.key_heads * shape.head_width
-            )
+            self.value_embed = declare(rngs, normal(d**-0.5), vocab=v, kv_heads=shape.key_heads * shape.head_width)
         self.layers = Layers(shape, rngs)
 
     def hidden(

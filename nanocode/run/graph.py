@@ -24,7 +24,7 @@ class Stage:
     """The stages whose outputs it takes."""
     machine: Machine
     settings: tuple[str, ...]
-    """The sections of the settings that change its result, and so belong to its digest."""
+    """The sections, or single fields, of the settings that change its result, and so belong to its digest."""
     reads_what_is_there: bool = False
     """Runs on those of `reads` that are done, and again whenever one of their markers changes."""
 
@@ -35,8 +35,8 @@ class Stage:
 
 
 _BEFORE_REPORT = (
-    Stage("tokenizer", (), "cpu", ("tokenizer", "corpus")),
-    Stage("corpus", ("tokenizer",), "cpu", ("corpus",)),
+    Stage("tokenizer", (), "cpu", ("tokenizer", "corpus.sources", "model.vocab_size")),
+    Stage("corpus", ("tokenizer",), "cpu", ("corpus", "model.context")),
     Stage("pretrain", ("tokenizer", "corpus"), "accelerator", ("model", "pretrain")),
     Stage("base-eval", ("pretrain",), "accelerator", ("base_eval",)),
 )

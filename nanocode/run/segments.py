@@ -108,7 +108,7 @@ class SegmentWriter:
 
 
 def read_segments(store: Store, stage: str, kind: Kind, attempt: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records in order of attempt, host and sequence, of one attempt if given; damaged lines are skipped, loudly."""
+    """The records in order of attempt, host and sequence, of one attempt if given; damaged lines are skipped."""
     if attempt is not None:
         numbers = [attempt]
     else:

@@ -34,7 +34,9 @@ SHINGLE_STEP = 4
 SHORTEST_DOCSTRING = 80
 SHORTEST_ENGLISH = 400
 # Skipped: test data breaks encodings on purpose, and licences repeat each other word by word.
-SKIPPED_PARTS = frozenset({"test", "tests", "testing", "__pycache__", "site-packages", "idle_test", "licenses", "_vendor"})
+SKIPPED_PARTS = frozenset(
+    {"test", "tests", "testing", "__pycache__", "site-packages", "idle_test", "licenses", "_vendor"}
+)
 SKIPPED_STEMS = re.compile(r"(?i)^(licen[sc]e|copying|copyright|notice|authors|record|top_level|entry_points|topics$)")
 WORD = re.compile(r"\w+")
 

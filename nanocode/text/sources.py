@@ -7,12 +7,16 @@ that a worker process can be handed one. Trouble in the input is a `SourceError`
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from nanocode.run.exits import ConfigurationError
+from nanocode.storage.objects import StorageError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -26,14 +30,22 @@ UNIT_LINES = 1 << 16
 # Rows that are decoded at once: with 100 KB documents, 12 MB.
 ROW_BATCH = 128
 CODE_SUFFIXES = frozenset(
-    ".py .pyi .c .h .cc .cpp .hpp .go .rs .java .js .ts .tsx .jsx .rb .php .sh .sql .swift .kt .scala .cs .lua".split()
-)
+    {
+        ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".go", ".rs", ".java", ".js", ".ts",
+        ".tsx", ".jsx", ".rb", ".php", ".sh", ".sql", ".swift", ".kt", ".scala", ".cs", ".lua",
+    }
+)  # fmt: skip
 ENGLISH_SUFFIXES = frozenset({".md", ".rst", ".txt"})
+PATTERN = re.compile(r"[*?\[]")
 SKIPPED_FOLDERS = frozenset({".git", "__pycache__", "node_modules", ".venv", ".hg", ".svn"})
 
 
-class SourceError(ValueError):
+class SourceError(ConfigurationError):
     """The input cannot be used; one line with the file, the row and the next move."""
+
+
+class SourceUnavailable(StorageError):
+    """The input cannot be reached now; one line with the file and the reason. Worth another try."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ def named(path: str, row: str = "") -> Iterator[None]:
 
     try:
         yield
-    except SourceError:
+    except (SourceError, SourceUnavailable):
         raise
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not there: check the path of the source") from error
@@ -175,7 +187,7 @@ def named(path: str, row: str = "") -> Iterator[None]:
     except Exception as error:
         # Network file systems raise what their HTTP client raises: no smaller class covers them.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise SourceError(f"cannot read {path}{row} ({reason}): check network, credentials and path") from error
+        raise SourceUnavailable(f"cannot read {path}{row} ({reason}): check network, credentials and path") from error
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -197,10 +209,15 @@ def opened(path: str) -> IO[bytes]:
 
 
 def matching(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The file itself, or all files below a folder that end so, sorted; `SourceError` if there is none."""
+    """The file, what a pattern matches, or all files below a folder that end so, sorted; `SourceError` if none."""
     scheme = path.partition("://")[0] + "://" if "://" in path else ""
     with named(path):
         system, inside = filesystem(path)
+        if PATTERN.search(inside):
+            found = sorted(name for name in system.glob(inside) if name.endswith(suffixes))
+            if not found:
+                raise SourceError(f"{path} matches no {' or '.join(suffixes)} files: check the path of the source")
+            return [scheme + name for name in found]
         if system.isfile(inside):
             return [path]
         if not system.exists(inside):

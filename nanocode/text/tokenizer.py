@@ -8,7 +8,7 @@ conversation puts them there.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Tokenizer:
             raise ValueError(f"the tokenizer lacks the special token {absent[0]}: train one with `nanocode run`")
         self._inner = inner
         self._inner.encode_special_tokens = True  # not part of tokenizer.json
-        self.special: dict[str, int] = {name: inner.token_to_id(name) for name in SPECIAL_TOKENS}
+        self.special: dict[str, int] = {name: inner.token_to_id(name) or 0 for name in SPECIAL_TOKENS}
         """Id of every special token."""
         self.bos: int = self.special[BOS]
         self.vocab_size: int = inner.get_vocab_size()
@@ -107,7 +107,9 @@ class Tokenizer:
         try:
             return b"".join([table[index] for index in ids])
         except IndexError:
-            raise ValueError(f"a token id is outside the vocabulary of {self.vocab_size}: another tokenizer's?") from None
+            raise ValueError(
+                f"a token id is outside the vocabulary of {self.vocab_size}: another tokenizer's?"
+            ) from None
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text; bytes that are no UTF-8 become U+FFFD, or lone surrogates with `errors="surrogateescape"`."""
@@ -164,7 +166,8 @@ class Tokenizer:
 
     @cached_property
     def _byte_ids(self) -> dict[int, int]:
-        return {byte: self._inner.token_to_id(char) for char, byte in byte_of_character().items()}
+        vocabulary = self._inner.get_vocab()
+        return {byte: vocabulary[char] for char, byte in byte_of_character().items()}
 
 
 def byte_of_character() -> dict[str, int]:
@@ -174,10 +177,10 @@ def byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """UTF-8 bytes per token over the texts: how far the tokenizer compresses them; 0 for no text."""
+def bytes_per_token(encode: Callable[[str], Sequence[int]], texts: Iterable[str]) -> float:
+    """UTF-8 bytes per token over the texts: how far a tokenizer compresses them; 0 for no text."""
     size = tokens = 0
     for text in texts:
         size += len(text.encode("utf-8", "surrogatepass"))
-        tokens += len(tokenizer.encode(text))
+        tokens += len(encode(text))
     return size / tokens if tokens else 0.0

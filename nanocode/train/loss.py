@@ -7,6 +7,7 @@ axis, not the batch axis: the batch is what a mesh shards, and every device has 
 Axes: B batch, T position, D width, V vocabulary, C positions of a chunk.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import log
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def _logits(x: Float[Array, "B C D"], head: Float[Array, "D V"]) -> Float[Array,
     return jnp.einsum("bcd,dv->bcv", x, head, preferred_element_type=jnp.float32)
 
 
-def _chunks(shape: tuple[int, int], chunk_tokens: int):  # noqa: ANN202  (two local functions)
+def _chunks(shape: tuple[int, ...], chunk_tokens: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
     """How to split [B, T, ...] into [chunks, B, C, ...], the last chunk padded with zeros, and back."""
     batch, length = shape
     chunk = max(1, min(length, chunk_tokens // batch))

@@ -29,7 +29,9 @@ def make_mesh(fsdp: int = 1, tensor: int = 1) -> Mesh:
     """All devices of all hosts; `ValueError` when they do not divide by fsdp·tensor."""
     devices = np.array(jax.devices())
     if devices.size % (fsdp * tensor):
-        raise ValueError(f"{devices.size} devices are not divisible by fsdp {fsdp} x tensor {tensor}: set pretrain.fsdp")
+        raise ValueError(
+            f"{devices.size} devices are not divisible by fsdp {fsdp} x tensor {tensor}: set pretrain.fsdp"
+        )
     return Mesh(devices.reshape(-1, fsdp, tensor), ("data", "fsdp", "tensor"))
 
 

@@ -33,7 +33,7 @@ def schedule(peak: float, steps: int, warmup: int, decay: int) -> optax.Schedule
 def muon(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.95) -> optax.GradientTransformation:
     """Nesterov momentum, orthogonalized per matrix, scaled by √max(1, columns / rows) of an [in, out] matrix.
 
-    optax corrects the bias of momentum and gradient apart: the first steps differ from Jordan's code, later ones do not.
+    optax corrects the bias of momentum and gradient apart: only the first steps differ from Jordan's code.
     """
     return optax.chain(
         contrib.scale_by_muon(

@@ -26,9 +26,7 @@ def test_every_token_is_a_target_exactly_once(documents: list[list[int]], contex
     assert (rows[:, 0] == BOS).all()
 
 
-@given(
-    lengths=st.lists(st.integers(0, 70), max_size=40), context=st.integers(1, 24), buffer=st.integers(1, 9)
-)
+@given(lengths=st.lists(st.integers(0, 70), max_size=40), context=st.integers(1, 24), buffer=st.integers(1, 9))
 def test_segments_are_consecutive_runs_of_one_document(lengths: list[int], context: int, buffer: int) -> None:
     # Each token is unique, and a document's tokens are consecutive numbers.
     starts = np.cumsum([0, *lengths])
@@ -43,9 +41,7 @@ def test_segments_are_consecutive_runs_of_one_document(lengths: list[int], conte
 
 
 @given(documents=DOCUMENTS, context=st.integers(1, 24), buffer=st.integers(1, 9))
-def test_only_the_last_row_has_more_than_one_idle_slot(
-    documents: list[list[int]], context: int, buffer: int
-) -> None:
+def test_only_the_last_row_has_more_than_one_idle_slot(documents: list[list[int]], context: int, buffer: int) -> None:
     rows = packed([np.array(document, np.uint32) for document in documents], context, buffer)
     for row in rows[:-1]:
         assert waste(row[None], BOS) * row.size <= 1

@@ -27,8 +27,14 @@ def corpus(store: Store, counts: tuple[int, ...] = (13, 5, 9), dtype: str = "uin
     valid = write_rows(store, "valid-code.bin", rows[:2], dtype, documents=2, tokens=14, size=20)
     index = Index.model_validate(
         {
-            **{"context": CONTEXT, "dtype": dtype, "bos": 0, "vocab_size": 100, "seed": 0},
-            **{"train": tuple(shards), "valid": {"code": valid}, "sources": ()},
+            "context": CONTEXT,
+            "dtype": dtype,
+            "bos": 0,
+            "vocab_size": 100,
+            "seed": 0,
+            "train": tuple(shards),
+            "valid": {"code": valid},
+            "sources": (),
         }
     )
     store.write(INDEX, index_bytes(index))

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from nanocode.model import huggingface
 from nanocode.config.shape import ModelShape
+from nanocode.model import huggingface
 from nanocode.model.transformer import Transformer, parameters, whole_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf-nanochat"

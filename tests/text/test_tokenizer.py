@@ -78,8 +78,8 @@ def test_training_twice_gives_the_same_tokenizer() -> None:
 
 
 def test_bytes_per_token_measures_compression() -> None:
-    assert bytes_per_token(LARGER, TEXTS) > bytes_per_token(DEMO, TEXTS) > 1.5
-    assert bytes_per_token(DEMO, []) == 0
+    assert bytes_per_token(LARGER.encode, TEXTS) > bytes_per_token(DEMO.encode, TEXTS) > 1.5
+    assert bytes_per_token(DEMO.encode, []) == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b"\xff", b'{"version": "1.0"}'])

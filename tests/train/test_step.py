@@ -54,9 +54,7 @@ def test_accumulation_changes_nothing_but_the_order_of_sums() -> None:
     batch = rows(8)
     whole, halves = (steps(jnp.asarray(batch.reshape(n, 8 // n, -1)), 2) for n in (1, 4))
     np.testing.assert_allclose(whole[1], halves[1], rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[0]["weights"], halves[0]["weights"]
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[0]["weights"], halves[0]["weights"])
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (8, 1), (4, 1), (2, 2)])

@@ -1,0 +1,130 @@
+"""The command line `nanocode`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from nanocode.config.settings import OPERATING, PRESETS, Settings
+from nanocode.run.exits import ConfigurationError, Exit, UsageError
+from nanocode.run.graph import order
+from nanocode.storage.objects import StorageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors a user can cause are one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except UsageError as error:
+        return _end(Exit.USAGE, error)
+    except ConfigurationError as error:
+        return _end(Exit.CONFIGURATION, error)
+    except StorageError as error:
+        return _end(Exit.FAILED, error)
+    except KeyboardInterrupt:
+        return _end(Exit.PREEMPTED, "interrupted; the same command goes on from here")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from jobs import local
+
+    stages = options.stages.split(",") if options.stages else order()
+    return local.run(options.run_dir, options.preset, options.set, options.config, stages, options.yes)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from jobs import status
+
+    found = status.read(options.run_dir)
+    print(json.dumps(found, indent=1) if options.json else status.table(found))
+    return Exit.DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from jobs import weights
+
+    weights.export(options.run_dir, options.stage, options.to)
+    print(f"exported to {options.to}: `transformers` loads it as AutoModelForCausalLM")
+    return Exit.DONE
+
+
+def _import(options: argparse.Namespace) -> int:
+    from jobs import weights
+
+    weights.import_run(options.folder, options.run_dir, options.preset)
+    print(f"imported into {options.run_dir}: go on with `nanocode run --run-dir {options.run_dir}`")
+    return Exit.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("nanocode", description="Train your own coding agent from scratch.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="train, or go on training, on this machine",
+        description="Run the stages of a run directory in order; what is done is skipped, what was begun is resumed.",
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--run-dir", required=True, metavar="DIR", help="a local path or gs://bucket/prefix")
+    run.add_argument("--preset", choices=PRESETS, help="where settings begin; a new run directory takes demo")
+    run.add_argument("--stages", metavar="A,B", help=f"only these of: {', '.join(order())}")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
+    run.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    run.add_argument("--yes", action="store_true", help="run stages again that become stale, without asking")
+    run.set_defaults(command=_run)
+    status = commands.add_parser("status", help="what is done, and how well")
+    status.add_argument("run_dir", metavar="DIR")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+    export = commands.add_parser("export", help="write weights in the layout that `transformers` loads")
+    export.add_argument("run_dir", metavar="DIR")
+    export.add_argument("--stage", default="pretrain", choices=["pretrain"])
+    export.add_argument("--to", type=Path, required=True, metavar="PATH")
+    export.set_defaults(command=_export)
+    imported = commands.add_parser("import", help="begin a run from published NanoChat weights")
+    imported.add_argument("folder", type=Path, metavar="HF_DIR")
+    imported.add_argument("--run-dir", required=True, metavar="DIR")
+    imported.add_argument("--preset", choices=PRESETS, default="demo", help="settings of the stages that follow")
+    imported.set_defaults(command=_import)
+    return parser
+
+
+def settings_help() -> str:
+    """Every setting with what it means and its default, for `nanocode run --help`."""
+    lines = [
+        "settings (--set KEY=VALUE, or environment NANOCODE_SECTION__KEY=VALUE, or --config FILE):",
+        "  * may change while a run lives; changing any other runs stages again",
+    ]
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            if name != "preset":
+                lines.append(_setting(name, field))
+            continue
+        lines += ["", f"  {name}"]
+        lines += [_setting(f"{name}.{key}", inner) for key, inner in kind.model_fields.items()]
+    return "\n".join(lines)
+
+
+def _setting(key: str, field: Any) -> str:
+    mark = "*" if field.json_schema_extra == OPERATING else " "
+    default = "by the preset" if field.is_required() else field.get_default(call_default_factory=True)
+    if key == "corpus.sources":
+        default = "embedded"
+    text = " ".join((field.description or "").split())
+    return f"  {mark} {key:<30} {text} [{default}]" if text else f"  {mark} {key:<30} [{default}]"
+
+
+def _end(code: Exit, message: object) -> int:
+    print(f"nanocode: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What a job says while it works: a progress bar on a terminal, JSON lines elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def set_up_logging(keep: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Route all logging to stdout, coloured on a terminal; `keep` is handed every event as well."""
+
+    def keep_event(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if keep is not None:
+            keep({key: value if isinstance(value, int | float) else str(value) for key, value in event.items()})
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.TimeStamper(fmt="iso"),
+            keep_event,
+            structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+    # Libraries that log through the standard library: their warnings are not lost, their chatter is.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Display:
+    """One line of progress per phase, in place on a terminal, else at most every 5 seconds."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._log = structlog.get_logger()
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}  {task.fields[facts]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console())
+
+    def show(self, phase: str, done: float, total: float, unit: str = "", **facts: float) -> None:
+        """`done` of `total`; facts are numbers worth seeing, such as the loss."""
+        if self._bar is not None:
+            text = "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
+            if phase not in self._tasks:
+                label = f"{self._stage}: {phase}"
+                self._tasks[phase] = self._bar.add_task(label, total=total, unit=unit, facts=text)
+            self._bar.update(self._tasks[phase], completed=done, total=total, facts=text)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or done >= total:
+            self._last_line = now
+            rounded = {name: float(f"{value:.5g}") for name, value in facts.items()}
+            self._log.info(phase, stage=self._stage, done=done, total=total, unit=unit, **rounded)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

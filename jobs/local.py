@@ -1,0 +1,121 @@
+"""`nanocode run`: the stages as child processes on this machine, in order, until one cannot be done."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from nanocode.config.settings import Settings, from_yaml, load
+from nanocode.run.digests import stage_digests
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import ConfigurationError, Exit, UsageError
+from nanocode.run.graph import Stage, order, select
+from nanocode.storage.objects import open_store
+
+
+def run(
+    location: str, preset: str | None, overrides: Sequence[str], config: Path | None, stages: Iterable[str], yes: bool
+) -> int:
+    """Settle the configuration, then run what is not done; the exit code of the first stage that fails."""
+    chosen = select(stages)
+    directory = RunDirectory(open_store(location))
+    settings = settle(directory, preset, overrides, config, yes)
+    for stage in chosen:
+        while not _is_done(directory, stage, settings):
+            code = _child(directory, stage)
+            if code in (Exit.PREEMPTED, Exit.CONFIGURATION, Exit.USAGE):
+                return code
+            if code != Exit.DONE or not _is_done(directory, stage, settings):
+                print(f"nanocode: stage {stage.name} failed with exit code {code}; its log is above", file=sys.stderr)
+                return Exit.FAILED
+    summarize(directory)
+    return Exit.DONE
+
+
+def settle(
+    directory: RunDirectory, preset: str | None, overrides: Sequence[str], config: Path | None, yes: bool
+) -> Settings:
+    """The settings that count from here on, written into the run directory if they changed.
+
+    Refuses another preset or model; names the stages that become stale, and asks, or needs `--yes`.
+    """
+    current = directory.latest_config()
+    if current is None:
+        settings = load(preset, overrides, config)
+        stage_digests(settings, directory)  # a source that is not there is refused before anything is written
+        directory.add_config(settings.to_yaml())
+        return settings
+    number, text = current
+    before = from_yaml(text, f"{directory.store.url}/config/{number}.yaml")
+    if preset not in (None, before.preset):
+        raise ConfigurationError(
+            f"{directory.store.url} is a run of preset {before.preset}, not {preset}: choose another run directory"
+        )
+    settings = load(before.preset, overrides, config, base=before.model_dump(mode="json"))
+    if settings.model != before.model:
+        changed = [key for key, value in settings.model if value != getattr(before.model, key)]
+        raise ConfigurationError(
+            f"model.{changed[0]} {getattr(settings.model, changed[0])} is another model than this run's "
+            f"({getattr(before.model, changed[0])}): choose another run directory"
+        )
+    if settings != before:
+        _accept_stale(directory, before, settings, yes)
+        directory.add_config(settings.to_yaml())
+    return settings
+
+
+def _accept_stale(directory: RunDirectory, before: Settings, after: Settings, yes: bool) -> None:
+    old, new = stage_digests(before, directory), stage_digests(after, directory)
+    stale = [name for name in order() if old[name] != new[name] and directory.done(name) is not None]
+    if not stale or yes:
+        return
+    line = f"these settings make {', '.join(stale)} stale: the stages run again, what they made is kept"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{line}; say --yes to go on, or leave the settings as they were")
+    if input(f"{line}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was changed")
+
+
+def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
+    marker = directory.done(stage.name)
+    return marker is not None and marker.input_digest == stage_digests(settings, directory)[stage.name]
+
+
+def _child(directory: RunDirectory, stage: Stage) -> int:
+    """Run a stage to its end; SIGTERM is passed on, and waited for."""
+    command = [sys.executable, "-m", stage.module, "--run-dir", directory.store.url]
+    process = subprocess.Popen(command)
+    told = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        process.send_signal(signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # the terminal sent it to the child too
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if process.poll() is None:
+            process.kill()
+    return Exit.PREEMPTED if told and code != Exit.DONE else code
+
+
+def summarize(directory: RunDirectory) -> None:
+    """The last lines of a run: how good the model is, and where to read more."""
+    evaluated, report = directory.done("base-eval"), directory.done("report")
+    if evaluated is not None:
+        bits, xz = evaluated.metrics.get("bits_per_byte"), evaluated.metrics.get("xz_bits_per_byte")
+        if isinstance(bits, dict) and isinstance(xz, dict):
+            print("\nbits per byte on held-out text, lower is better:")
+            for kind, value in bits.items():
+                print(f"  {kind:<8} {value:.3f}   xz -9e, document by document: {xz[kind]:.3f}")
+    if report is not None:
+        print(f"\nreport: {os.path.join(directory.store.url, report.outputs['html'])}")

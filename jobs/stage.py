@@ -1,0 +1,209 @@
+"""What every stage does around its work: read the run directory, skip what is done, claim an attempt, work, mark.
+
+A stage's module holds `work(task) -> Outcome` and ends in `sys.exit(run_stage("name", work))`.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+from pydantic import JsonValue
+
+from jobs.console import Display, set_up_logging
+from nanocode.config.settings import Settings, from_yaml
+from nanocode.run.digests import stage_digests
+from nanocode.run.directory import Marker, RunDirectory
+from nanocode.run.exits import ConfigurationError, Exit, UsageError
+from nanocode.run.graph import STAGES
+from nanocode.run.segments import SegmentWriter
+from nanocode.storage.objects import LocalStore, StorageError, Store, open_store
+from nanocode.train.preemption import Preempted, Preemption
+
+log = structlog.get_logger()
+
+RECORDED_PACKAGES = ("nanocode", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+DIGITS_IN_FOLDER = 12
+
+
+@dataclass
+class Outcome:
+    """What the marker will say. None instead of an outcome: another worker will finish the stage."""
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Name -> path in the run directory."""
+    metrics: dict[str, JsonValue] = field(default_factory=dict)
+    chips: int = 0
+
+
+@dataclass
+class Task:
+    """One attempt at one stage."""
+
+    run: RunDirectory
+    settings: Settings
+    stage: str
+    digest: str
+    digests: dict[str, str]
+    preemption: Preemption
+    display: Display
+    worker: int = 0
+    workers: int = 1
+    attempt: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Where the stage's outputs go: named by its digest, so attempts write the same bytes to the same names."""
+        return f"{self.stage}/{self.digest[:DIGITS_IN_FOLDER]}"
+
+    @property
+    def output(self) -> Store:
+        return self.run.store.child(self.folder)
+
+    def upstream(self, stage: str) -> Marker:
+        """The marker of a stage this one stands on; `ConfigurationError` when it is not done, or stale."""
+        marker = self.run.done(stage)
+        if marker is None or marker.input_digest != self.digests[stage]:
+            state = "is not done" if marker is None else "was done with other settings"
+            raise ConfigurationError(
+                f"{self.stage} needs stage {stage}, which {state} in {self.run.store.url}: "
+                f"run `nanocode run --run-dir {self.run.store.url}`"
+            )
+        return marker
+
+    def metrics(self) -> SegmentWriter:
+        return SegmentWriter(self.run.store, self.stage, self.attempt, "metrics", self.worker)
+
+    def claim(self) -> None:
+        """Begin an attempt of our own; events are kept in it from here on."""
+        self.join(self.run.claim(self.stage, self.digest, f"{socket.gethostname()}:{os.getpid()}"))
+
+    def join(self, attempt: int) -> None:
+        """Write into an attempt that this process, or host 0, has claimed."""
+        self.attempt = attempt
+        kept = SegmentWriter(self.run.store, self.stage, self.attempt, "log", self.worker)
+        set_up_logging(kept.write)
+        self._kept = kept
+
+    def close(self) -> None:
+        if self.attempt:
+            set_up_logging()
+            self._kept.close()
+
+
+def run_stage(stage: str, work: Callable[[Task], Outcome | None], claims_itself: bool = False) -> int:
+    """Run a stage as a process and return its exit code; everything a user can cause is one line on stderr.
+
+    `claims_itself`: the work calls `task.claim()`, because hosts have to find each other before one of them does.
+    """
+    preemption = Preemption()
+    set_up_logging()
+    try:
+        options = _parse(stage)
+        _run(stage, work, options, preemption, claims_itself)
+    except Preempted as error:
+        return _end(Exit.PREEMPTED, str(error))
+    except UsageError as error:
+        return _end(Exit.USAGE, str(error))
+    except ConfigurationError as error:
+        return _end(Exit.CONFIGURATION, str(error))
+    except StorageError as error:
+        return _end(Exit.FAILED, str(error))
+    except KeyboardInterrupt:
+        return _end(Exit.PREEMPTED, "interrupted; the same command goes on from here")
+    return Exit.DONE
+
+
+def _run(
+    stage: str,
+    work: Callable[[Task], Outcome | None],
+    options: argparse.Namespace,
+    preemption: Preemption,
+    claims_itself: bool,
+) -> None:
+    run = RunDirectory(open_store(options.run_dir))
+    if isinstance(run.store, LocalStore):
+        run.store.sweep()
+    settings = read_settings(run)
+    digests = stage_digests(settings, run)
+    marker = run.done(stage)
+    if marker is not None and marker.input_digest == digests[stage]:
+        log.info("already done", stage=stage, run=run.store.url)
+        return
+    preemption.grace_seconds = settings.pretrain.grace_seconds
+    display = Display(stage)
+    task = Task(run, settings, stage, digests[stage], digests, preemption, display, options.worker, options.of)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        if not claims_itself:
+            task.claim()
+        with display:
+            outcome = work(task)
+        if outcome is None:
+            return
+        seconds = time.monotonic() - clock
+        run.finish(
+            stage,
+            Marker(
+                stage=stage,
+                input_digest=task.digest,
+                attempt=task.attempt,
+                outputs=outcome.outputs,
+                metrics=outcome.metrics,
+                versions=versions(),
+                chip_seconds=outcome.chips * seconds,
+                cost_dollars=outcome.chips * seconds / 3600 * settings.budget.dollars_per_chip_hour,
+                started=started,
+                ended=datetime.now(UTC),
+            ),
+        )
+        log.info("done", stage=stage, seconds=round(seconds, 1))
+    finally:
+        task.close()
+
+
+def read_settings(run: RunDirectory) -> Settings:
+    """The configuration that counts; `ConfigurationError` where there is none."""
+    config = run.latest_config()
+    if config is None:
+        raise ConfigurationError(
+            f"{run.store.url} has no configuration: begin with `nanocode run --preset demo --run-dir {run.store.url}`"
+        )
+    number, text = config
+    return from_yaml(text, f"{run.store.url}/config/{number}.yaml")
+
+
+def versions() -> dict[str, str]:
+    """What made the outputs: recorded in the marker, part of no digest."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _parse(stage: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(f"python -m {STAGES[stage].module}", description=f"Run stage {stage} of a run.")
+    parser.add_argument("--run-dir", required=True, help="the run directory: a local path or gs://bucket/prefix")
+    parser.add_argument("--worker", type=int, default=0, help="index of this worker, from 0")
+    parser.add_argument("--of", type=int, default=1, help="number of workers that share the stage")
+    options = parser.parse_args()
+    if not 0 <= options.worker < options.of:
+        raise UsageError(f"--worker {options.worker} --of {options.of}: workers count from 0 to {options.of - 1}")
+    if options.of > 1 and stage != "corpus":
+        raise UsageError(f"--of {options.of}: stage {stage} is not split over workers, only corpus is")
+    return options
+
+
+def _end(code: Exit, message: str) -> int:
+    print(f"nanocode: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code

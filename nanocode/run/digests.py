@@ -1,0 +1,85 @@
+"""The input digest of every stage of a run, from its settings and from the content of what it reads."""
+
+import glob
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from nanocode.config.settings import Settings
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import ConfigurationError
+from nanocode.run.graph import STAGES, input_digest, order
+
+BLOCK_BYTES = 1 << 20
+
+
+def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
+    """What each stage's marker has to say to be current; `ConfigurationError` for a source that is not there."""
+    digests: dict[str, str] = {}
+    for name in order():
+        stage = STAGES[name]
+        if stage.reads_what_is_there:
+            upstream = current_fingerprints(run, stage.reads, digests)
+        else:
+            upstream = {other: digests[other] for other in stage.reads}
+        files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
+        digests[name] = input_digest(name, settings.digested(stage.settings), files, upstream)
+    return digests
+
+
+def current_fingerprints(run: RunDirectory, stages: tuple[str, ...], digests: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprint of each stage's marker, of those that are done and not stale."""
+    markers = {name: run.done(name) for name in stages}
+    return {
+        name: marker.fingerprint()
+        for name, marker in markers.items()
+        if marker is not None and marker.input_digest == digests[name]
+    }
+
+
+def source_digests(settings: Settings) -> dict[str, str]:
+    """A digest of the content of each source that has no revision of its own."""
+    found = {}
+    for source in settings.corpus.sources:
+        if source.location == "embedded":
+            found[source.location] = _embedded_digest()
+        elif "://" not in source.location:
+            found[source.location] = _path_digest(Path(source.location))
+    return found
+
+
+@cache
+def _embedded_digest() -> str:
+    """The interpreter and the packages by version: the embedded source is what they carry."""
+    packages = sorted({f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "nanocode"})
+    return hashlib.sha256("\n".join([platform.python_version(), *packages]).encode()).hexdigest()[:32]
+
+
+@cache
+def _path_digest(path: Path) -> str:
+    """Names and contents of a file, of everything in a folder, or of what a pattern matches."""
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise ConfigurationError(f"corpus source {str(path)!r} is not there: correct corpus.sources")
+    digest = hashlib.sha256()
+    try:
+        for file in [file for one in found for file in ([one] if one.is_file() else _files(one))]:
+            digest.update(f"{file}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+            with file.open("rb") as content:
+                while block := content.read(BLOCK_BYTES):
+                    digest.update(block)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read corpus source {error.filename!r} ({error.strerror})") from error
+    return digest.hexdigest()[:32]
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".git"]
+        found += [Path(parent, name) for name in names]
+    return sorted(path for path in found if path.is_file())

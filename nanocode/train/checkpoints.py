@@ -1,0 +1,212 @@
+"""Checkpoints of one stage: Orbax writes them in the background, a marker says that one is whole.
+
+    <stage>/attempts/<n>/checkpoints/<step>/         what Orbax wrote
+    <stage>/attempts/<n>/checkpoints/<step>.json     published last: input digest, position of the batches, and size
+                                                     and CRC-32C of every file
+
+Only a marked checkpoint with the wanted digest counts. Restoring tries the newest of any attempt, checks it against
+its marker, and falls back to the one before, loudly, when it is damaged.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import structlog
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import ConfigurationError
+from nanocode.storage.objects import StorageError, Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A marked checkpoint."""
+
+    attempt: int
+    step: int
+    marker: dict[str, Any]
+    name: str
+    """Of the folder, in the run's store."""
+
+
+class Checkpoints:
+    """Saves into one attempt; restores from all. With several hosts, every host makes the same calls."""
+
+    def __init__(self, run: RunDirectory, stage: str, attempt: int, digest: str, keep: int = 3) -> None:
+        self._run, self._stage, self._digest, self._keep = run, stage, digest, keep
+        self._attempt = attempt
+        self.save_seconds: float | None = None
+        """How long the last save took until it was whole and marked."""
+        self._saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._publisher = ThreadPoolExecutor(1, "checkpoint")
+        self._publishing: Future[None] | None = None
+
+    def save(self, step: int, state: PyTree, position: dict[str, Any]) -> float:
+        """Begin a save and return the seconds that the loop was held up; the state may be donated afterwards.
+
+        A save that is still under way is waited for, and its failure raised here.
+        """
+        held = time.monotonic()
+        self.wait()
+        began = time.monotonic()
+        name = self._name(self._attempt, step)
+        marker = {"step": step, "input_digest": self._digest, "position": position}
+        self._saver.save(epath.Path(_location(self._run.store, name)), args=ocp.args.PyTreeSave(state), force=True)
+        self._publishing = self._publisher.submit(self._publish, name, marker, began)
+        return time.monotonic() - held
+
+    def wait(self) -> None:
+        """Until the last save is whole and marked; its failure is raised here."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            publishing.result()
+
+    def close(self) -> None:
+        self.wait()
+        self._publisher.shutdown()
+        self._saver.close()
+
+    def found(self) -> list[Found]:
+        """The marked checkpoints with this digest, newest step first."""
+        return sorted(self._marked(), key=lambda one: (-one.step, -one.attempt))
+
+    def restore(self, like: PyTree) -> tuple[PyTree, Found] | None:
+        """The newest whole checkpoint, laid out as `like` (arrays or `ShapeDtypeStruct` with shardings); None if none.
+
+        `ConfigurationError` when one is whole but of another shape.
+        """
+        found = self._agreed(self._newest_whole())
+        return (self._load(found, like), found) if found else None
+
+    def _newest_whole(self) -> Found | None:
+        for found in self.found():
+            trouble = self._damage(found)
+            if trouble is None:
+                return found
+            log.warning("checkpoint is damaged, falling back to the one before", name=found.name, trouble=trouble)
+        return None
+
+    def _agreed(self, found: Found | None) -> Found | None:
+        """What host 0 found: hosts that look at different moments must not resume from different steps."""
+        if jax.process_count() == 1:
+            return found
+        own = (found.attempt, found.step) if found else (0, 0)
+        attempt, step = multihost_utils.broadcast_one_to_all(np.array(own, np.int64)).tolist()
+        if not attempt:
+            return None
+        return next(one for one in self.found() if (one.attempt, one.step) == (attempt, step))
+
+    def _load(self, found: Found, like: PyTree) -> PyTree:
+        location = epath.Path(_location(self._run.store, found.name))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            saved = checkpointer.metadata(location).item_metadata.tree
+            _refuse_other_shapes(found.name, saved, like)
+            wanted = jax.tree.map(
+                lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), like
+            )
+            return checkpointer.restore(location, args=ocp.args.PyTreeRestore(item=like, restore_args=wanted))
+
+    def _publish(self, name: str, marker: dict[str, Any], began: float) -> None:
+        """In a thread of its own: once every host's part is on storage, mark the checkpoint, then prune."""
+        self._saver.wait_until_finished()
+        self.save_seconds = time.monotonic() - began
+        if jax.process_index() != 0:
+            return
+        store = self._run.store
+        files = {file.removeprefix(name + "/"): store.checksum(file) for file in store.list(name + "/")}
+        assert files, f"Orbax left nothing at {name}"
+        store.write(name + ".json", json.dumps({**marker, "files": files}).encode())
+        self._prune()
+
+    def _prune(self) -> None:
+        for old in self.found()[self._keep :]:
+            self._run.store.delete(old.name + ".json")  # the marker first: half a checkpoint never counts
+            _remove(self._run.store, old.name)
+
+    def _marked(self) -> Iterator[Found]:
+        store = self._run.store
+        for claim in self._run.attempts(self._stage):
+            if claim.input_digest != self._digest:
+                continue
+            folder = f"{self._stage}/attempts/{claim.attempt}/checkpoints"
+            for child in store.children(folder):
+                if child.endswith(".json"):
+                    try:
+                        marker = json.loads(store.read(f"{folder}/{child}"))
+                        step = int(marker["step"])
+                    except (ValueError, KeyError, TypeError, StorageError) as error:
+                        log.warning("checkpoint marker is damaged", name=f"{folder}/{child}", trouble=str(error))
+                        continue
+                    yield Found(claim.attempt, step, marker, f"{folder}/{step}")
+
+    def _damage(self, found: Found) -> str | None:
+        """What does not agree with the marker; None when all does."""
+        files = found.marker.get("files")
+        if not isinstance(files, dict) or not files:
+            return "its marker lists no files"
+        for file, wanted in files.items():
+            try:
+                have = self._run.store.checksum(f"{found.name}/{file}")
+            except StorageError as error:
+                return str(error)
+            if have != wanted:
+                return f"{file} has size and CRC-32C {have}, its marker says {wanted}"
+        return None
+
+    def _name(self, attempt: int, step: int) -> str:
+        return f"{self._stage}/attempts/{attempt}/checkpoints/{step}"
+
+
+def _location(store: Store, name: str) -> str:
+    return f"{store.url.rstrip('/')}/{name}"
+
+
+def _remove(store: Store, name: str) -> None:
+    if store.url.startswith("gs://"):
+        for file in store.list(name + "/"):
+            store.delete(file)
+    else:
+        shutil.rmtree(Path(store.url) / name, ignore_errors=True)
+
+
+def _refuse_other_shapes(name: str, saved: PyTree, like: PyTree) -> None:
+    have = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    want = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    for key in sorted(have.keys() | want.keys()):
+        if have.get(key) != want.get(key):
+            raise ConfigurationError(
+                f"checkpoint {name} is of another shape: {key} is {have.get(key)}, this model needs {want.get(key)}; "
+                "use the settings it was made with, or another run directory"
+            )
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    """One spelling for dictionary keys, attributes and indices: Orbax reads tuples back as dictionaries or lists."""
+    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def restore_weights(store: Store, name: str, like: PyTree) -> PyTree:
+    """Only the weights of the checkpoint `name`, laid out as `like`; `ConfigurationError` if of another shape."""
+    location = epath.Path(_location(store, name))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(location).item_metadata.tree["weights"]
+        _refuse_other_shapes(name, saved, like)
+        wanted = jax.tree.map(
+            lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), {"weights": like}
+        )
+        args = ocp.args.PyTreeRestore(item={"weights": like}, restore_args=wanted, partial_restore=True)
+        return checkpointer.restore(location, args=args)["weights"]

@@ -1,0 +1,1 @@
+from tests.gcs import gcs_url  # noqa: F401  (a fixture)
