@@ -50,23 +50,62 @@ def attend_reference(
     return _grouped(q, k, v, visible_keys(segments, segments))
 
 
+QUERY_BLOCK = 128
+
+
 def attend_causal_blocks(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    segments: Int[Array, "B T"],
-    block: int = 128,
+    q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], segments: Int[Array, "B T"]
 ) -> Float[Array, "B T N H"]:
     """The CPU path: each block of queries meets only the keys up to its own end.
 
     Lengths are static, so the upper half of the score matrix is mostly never computed: (1 + block / T) / 2 of it is.
     """
-    out = []
-    for first in range(0, q.shape[1], block):
-        end = min(first + block, q.shape[1])
+    groups = q.shape[2] // k.shape[2]
+    k, v = (jnp.repeat(x, groups, axis=2) if groups > 1 else x for x in (k, v))
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return _blocks(q, k, v, segments).transpose(0, 2, 1, 3)
+
+
+@jax.custom_vjp
+def _blocks(
+    q: Float[Array, "B N T H"], k: Float[Array, "B N T H"], v: Float[Array, "B N T H"], segments: Int[Array, "B T"]
+) -> Float[Array, "B N T H"]:
+    return _blocks_forward(q, k, v, segments)[0]
+
+
+def _block_ends(length: int) -> list[tuple[int, int]]:
+    return [(first, min(first + QUERY_BLOCK, length)) for first in range(0, length, QUERY_BLOCK)]
+
+
+def _blocks_forward(q: Array, k: Array, v: Array, segments: Array) -> tuple[Array, tuple[Array, ...]]:
+    keys, out, weights = k.swapaxes(2, 3), [], []
+    for first, end in _block_ends(q.shape[2]):
         visible = visible_keys(segments[:, first:end], segments[:, :end], first)
-        out.append(_grouped(q[:, first:end], k[:, :end], v[:, :end], visible))
-    return jnp.concatenate(out, axis=1)
+        scores = jnp.matmul(q[:, :, first:end], keys[..., :end], preferred_element_type=jnp.float32)
+        weights.append(jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED), axis=-1).astype(v.dtype))
+        out.append(weights[-1] @ v[:, :, :end])
+    whole = jnp.concatenate(out, axis=2)
+    return whole, (q, k, v, whole, *weights)
+
+
+def _blocks_backward(saved: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
+    """Only arrays of width H are transposed, never the T x T weights: that traffic took longer than the products."""
+    q, k, v, out, *weights = saved
+    values = v.swapaxes(2, 3)
+    along = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+    d_q, d_keys, d_values = [], jnp.zeros_like(values), jnp.zeros_like(values)
+    for (first, end), weight in zip(_block_ends(q.shape[2]), weights, strict=True):
+        d_block, rows = d_out[:, :, first:end], q[:, :, first:end]
+        d_weight = jnp.matmul(d_block, values[..., :end], preferred_element_type=jnp.float32)
+        d_score = (weight * (d_weight - along[:, :, first:end])).astype(q.dtype)
+        d_q.append(d_score @ k[:, :, :end])
+        rest = [(0, 0), (0, 0), (0, 0), (0, q.shape[2] - end)]
+        d_keys += jnp.pad(rows.swapaxes(2, 3) @ d_score, rest)
+        d_values += jnp.pad(d_block.swapaxes(2, 3) @ weight, rest)
+    return jnp.concatenate(d_q, axis=2), d_keys.swapaxes(2, 3), d_values.swapaxes(2, 3), None
+
+
+_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
 def attend_splash(

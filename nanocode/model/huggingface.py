@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from nanocode.config.shape import MLP_RATIO, ModelShape
-from nanocode.model.transformer import NORM_EPSILON, SOFTCAP, Transformer, parameters
+from nanocode.model.linear import NORM_EPSILON
+from nanocode.model.transformer import SOFTCAP, Transformer, parameters
 
 LAYER_TENSORS = {
     "query": "self_attn.q_proj",

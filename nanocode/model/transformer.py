@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from nanocode.config.shape import ModelShape
 from nanocode.model.attention import attention
+from nanocode.model.linear import linear, rms_norm
 
 SOFTCAP = 15.0
-NORM_EPSILON = 1e-6
 
 Init = Callable[[jax.Array, tuple[int, ...]], Array]
 
@@ -77,7 +77,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
         compute_dtype: jnp.dtype = np.dtype("float32"),  # noqa: B008  (immutable)
         remat: bool = False,
-        unroll: int | bool = 1,
+        unroll: bool = False,
     ) -> None:
         self.shape, self.compute_dtype, self.remat, self.unroll = shape, compute_dtype, remat, unroll
         v, d = shape.vocab_size, shape.width
@@ -105,13 +105,18 @@ class Transformer(nnx.Module):
                 x = layer["residual_scale"] * x + layer["embedding_scale"] * embedded
             q, k, v = project(shape, layer, rms_norm(x), segments, angles, extra_values)
             mixed = attention(q, k, v, segments)
-            x = x + mixed.reshape(*x.shape[:2], -1) @ layer["out"]
+            x = x + linear(mixed.reshape(*x.shape[:2], -1), layer["out"])
             return x + mlp(layer, rms_norm(x)), None
 
         if self.remat:
             step = jax.checkpoint(step, prevent_cse=False)
         stacked = nnx.to_pure_dict(nnx.state(self.layers, nnx.Param))
-        x, _ = jax.lax.scan(step, embedded, stacked, unroll=self.unroll)
+        if self.unroll:
+            x = embedded
+            for number in range(shape.layers):
+                x, _ = step(x, {name: weights[number] for name, weights in stacked.items()})
+        else:
+            x, _ = jax.lax.scan(step, embedded, stacked)
         return rms_norm(x)
 
     def head_matrix(self) -> Float[Array, "D V"]:
@@ -134,7 +139,7 @@ def project(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Queries, keys and values of one layer, ready for attention."""
     heads = (*x.shape[:2], -1, shape.head_width)
-    q, k, v = ((x @ layer[name]).reshape(heads) for name in ("query", "key", "value"))
+    q, k, v = (linear(x, layer[name]).reshape(heads) for name in ("query", "key", "value"))
     if shape.shifted_key_heads:
         k = shift_keys(k, segments, shape.shifted_key_heads)
     if extra_values is not None:
@@ -151,13 +156,7 @@ def shift_keys(k: Float[Array, "B T K H"], segments: Int[Array, "B T"], count: i
 
 def mlp(layer: dict[str, Array], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """ReLU²: as good as a gated unit of the same size, with one matrix less (So et al. 2021, arXiv 2109.08668)."""
-    return jnp.square(jax.nn.relu(x @ layer["up"])) @ layer["down"]
-
-
-def rms_norm(x: Float[Array, "*R D"]) -> Float[Array, "*R D"]:
-    """x / √(mean x² + ε), computed in float32."""
-    wide = x.astype(jnp.float32)
-    return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + NORM_EPSILON)).astype(x.dtype)
+    return linear(jnp.square(jax.nn.relu(linear(x, layer["up"]))), layer["down"])
 
 
 def rope_angles(

@@ -75,7 +75,8 @@ def bits_per_byte(nats: float, byte_count: int) -> float:
 
 
 def _logits(x: Float[Array, "B C D"], head: Float[Array, "D V"]) -> Float[Array, "B C V"]:
-    return jnp.einsum("bcd,dv->bcv", x, head, preferred_element_type=jnp.float32)
+    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), head, preferred_element_type=jnp.float32)
+    return flat.reshape(*x.shape[:-1], -1)
 
 
 def _chunks(shape: tuple[int, ...], chunk_tokens: int) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
@@ -117,9 +118,10 @@ def _forward(
         error = jnp.exp(logits - total[..., None]) - is_target.astype(jnp.float32)
         # d tanh: the softcap's slope is 1 - tanh².
         d_logits = (weight[..., None] * error * (1 - jnp.square(squashed))).astype(x.dtype)
-        d_head = d_head + jnp.einsum("bcd,bcv->dv", x, d_logits, preferred_element_type=jnp.float32)
-        d_x = jnp.einsum("bcv,dv->bcd", d_logits, narrow, preferred_element_type=jnp.float32)
-        return d_head, (d_x.astype(x.dtype), total - picked)
+        flat_x, flat_d = x.reshape(-1, x.shape[-1]), d_logits.reshape(-1, d_logits.shape[-1])
+        d_head = d_head + jnp.matmul(flat_x.T, flat_d, preferred_element_type=jnp.float32)
+        d_x = jnp.matmul(flat_d, narrow.T, preferred_element_type=jnp.float32)
+        return d_head, (d_x.astype(x.dtype).reshape(x.shape), total - picked)
 
     split, join = _chunks(targets.shape, chunk_tokens)
     d_head, (d_hidden, losses) = jax.lax.scan(

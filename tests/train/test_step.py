@@ -37,7 +37,7 @@ def steps(batch: jax.Array, count: int) -> tuple[dict, list[float]]:
 def test_unpack_finds_documents_positions_and_targets_by_bos() -> None:
     packed = jnp.asarray([[BOS, 5, 6, BOS, 7, BOS]])
     found = unpack(packed, BOS)
-    assert found.segments.tolist() == [[1, 1, 1, 2, 2]]
+    assert found.segments.tolist() == [[0, 0, 0, 3, 3]]
     assert found.positions.tolist() == [[0, 1, 2, 0, 1]]
     assert found.weights.tolist() == [[1, 1, 0, 1, 0]]
 
