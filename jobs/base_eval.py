@@ -1,74 +1,14 @@
-"""Stage base-eval: how good the base model is, in bits per byte and, where a bundle is given, in CORE."""
+"""Entry point of stage base-eval. jax is imported by the work: a signal during its import is already heeded."""
 
-import json
 import sys
-from dataclasses import asdict
 
-import jax
-import structlog
-from jaxtyping import PyTree
-from pydantic import JsonValue
-
-from jobs.pretrain import read_tokenizer
 from jobs.stage import Outcome, Task, run_stage
-from nanocode.data.shards import Rows
-from nanocode.evals.bits import BitsPerByte, xz_bits_per_byte
-from nanocode.evals.core import Evaluator, TaskResult, core_metric, read_bundle
-from nanocode.storage.objects import NotFound
-from nanocode.text.corpus import validation_texts
-from nanocode.text.tokenizer import Tokenizer
-from nanocode.train.checkpoints import restore_weights
-from nanocode.train.setup import Setup, make_setup
-
-log = structlog.get_logger()
 
 
 def work(task: Task) -> Outcome:
-    task.upstream("pretrain")
-    corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
-    tokenizer = read_tokenizer(task)
-    setup = make_setup(task.settings)
-    weights = restore_weights(task.run.store, task.upstream("pretrain").outputs["checkpoint"], setup.weights)
-    measure = BitsPerByte(setup.mesh, setup.model, tokenizer)
-    bits: dict[str, float] = {}
-    xz: dict[str, float] = {}
-    kinds = [kind for kind in ("code", "english") if corpus.exists(f"valid-{kind}.jsonl")]
-    for done, kind in enumerate(kinds, 1):
-        bits[kind] = measure(weights, Rows(corpus, f"valid-{kind}"))
-        xz[kind] = xz_bits_per_byte(validation_texts(corpus, kind))
-        task.display.show("bits per byte", done, len(kinds), "kinds", **{kind: bits[kind], "xz -9e": xz[kind]})
-    core = evaluate_core(task, setup, weights, tokenizer) if task.settings.base_eval.core_bundle else None
-    return Outcome(
-        metrics={"bits_per_byte": dict(bits), "xz_bits_per_byte": dict(xz), "core": core}, chips=jax.device_count()
-    )
+    from jobs import base_evaluation
 
-
-def evaluate_core(task: Task, setup: Setup, weights: PyTree, tokenizer: Tokenizer) -> dict[str, JsonValue]:
-    """CORE of the model; each task's answers are published when it is done, so a restart goes on with the next."""
-    settings = task.settings.base_eval
-    assert settings.core_bundle is not None
-    bundle = read_bundle(settings.core_bundle)
-    evaluator = Evaluator(setup.mesh, setup.model, tokenizer.encode, tokenizer.bos, settings.batch_rows)
-    results: list[TaskResult] = []
-    for one in bundle.tasks:
-        name = f"core/{one.label}.json"
-        try:
-            result = TaskResult(**json.loads(task.output.read(name)))
-        except NotFound:
-            result = evaluator(weights, one, settings.core_examples)
-            task.output.write(name, json.dumps(asdict(result)).encode())
-        results.append(result)
-        task.display.show("CORE", len(results), len(bundle.tasks), "tasks", accuracy=result.accuracy)
-    per_task: dict[str, JsonValue] = {
-        one.label: {
-            "accuracy": one.accuracy,
-            "baseline": one.baseline,
-            "centered": one.centered,
-            "examples": len(one.correct),
-        }
-        for one in results
-    }
-    return {"core": core_metric(results), "tasks": per_task}
+    return base_evaluation.evaluate(task)
 
 
 if __name__ == "__main__":

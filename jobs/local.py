@@ -87,7 +87,9 @@ def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
 def _child(directory: RunDirectory, stage: Stage) -> int:
     """Run a stage to its end; SIGTERM is passed on, and waited for."""
     command = [sys.executable, "-m", stage.module, "--run-dir", directory.store.url]
-    process = subprocess.Popen(command)
+    # Large pages for large arrays, which a step allocates anew each time: a tenth of its time on a CPU.
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+    process = subprocess.Popen(command, env=environment)
     told = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:

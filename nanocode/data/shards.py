@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import LocalStore, NotFound, Store
 
 INDEX = "index.json"
@@ -107,16 +108,18 @@ def write_rows(
 
 
 def read_index(store: Store) -> Index:
-    """The index; `ValueError` naming the corpus and the next move if it is absent, damaged or of another format."""
+    """The index; `ConfigurationError` naming the corpus if it is absent, damaged or of another format."""
     where = f"{store.url}/{INDEX}"
     try:
         return Index.model_validate_json(store.read(INDEX))
     except NotFound:
-        raise ValueError(f"no corpus at {store.url}: {INDEX} is not there, so run the corpus stage first") from None
+        raise ConfigurationError(
+            f"no corpus at {store.url}: {INDEX} is not there, so run the corpus stage first"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where} is damaged ({place}: {first['msg']}): run the corpus stage again") from None
+        raise ConfigurationError(f"{where} is damaged ({place}: {first['msg']}): run the corpus stage again") from None
 
 
 class Rows:
@@ -136,11 +139,11 @@ class Rows:
             self.shards = (self.index.valid[kind],)
         else:
             known = ["train", *(f"valid-{kind}" for kind in self.index.valid)]
-            raise ValueError(f"the corpus at {store.url} has no split {split!r}: it has {', '.join(known)}")
+            raise ConfigurationError(f"the corpus at {store.url} has no split {split!r}: it has {', '.join(known)}")
         self.bytes = sum(shard.bytes for shard in self.shards)
         self._ends = np.cumsum([shard.rows for shard in self.shards])
         if not len(self):
-            raise ValueError(f"the corpus at {store.url} has no rows in {split!r}: give it more text")
+            raise ConfigurationError(f"the corpus at {store.url} has no rows in {split!r}: give it more text")
         self._map = lru_cache(maxsize=None)(self._open)
         self._order = lru_cache(maxsize=8)(order_of_shards)
         self._permutation = lru_cache(maxsize=8)(order_of_rows)
@@ -183,7 +186,7 @@ class Rows:
         return tuple(shard.rows for shard in self.shards)
 
     def _open(self, number: int) -> Tokens:
-        """Map a shard; `ValueError` if its size is not what the index says."""
+        """Map a shard; `ConfigurationError` if its size is not what the index says."""
         shard = self.shards[number]
         path = self._local(shard)
         shape = (shard.rows, self.index.context + 1)
@@ -191,10 +194,12 @@ class Rows:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise ValueError(f"cannot read {path} ({error.strerror}): run the corpus stage again") from error
+            raise ConfigurationError(f"cannot read {path} ({error.strerror}): run the corpus stage again") from error
         if size != shape[0] * shape[1] * dtype.itemsize:
             expected = shape[0] * shape[1] * dtype.itemsize
-            raise ValueError(f"{path} has {size} bytes, not {expected}: it is damaged, run the corpus stage again")
+            raise ConfigurationError(
+                f"{path} has {size} bytes, not {expected}: it is damaged, run the corpus stage again"
+            )
         if not shard.rows:
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, "r", shape=shape)
@@ -208,7 +213,7 @@ class Rows:
             if file_sha256(path) != shard.sha256:
                 os.unlink(path)
                 where = f"{self._store.url}/{shard.name}"
-                raise ValueError(f"{where} is not what its index says: run the corpus stage again")
+                raise ConfigurationError(f"{where} is not what its index says: run the corpus stage again")
         return path
 
 

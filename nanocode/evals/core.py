@@ -106,8 +106,12 @@ def _common(a: list[int], b: list[int]) -> int:
 class Evaluator:
     """Scores tasks by batches of about equal length, rows spread over the mesh; every host makes the same calls."""
 
-    def __init__(self, mesh: Mesh, model: Transformer, encode: Encode, bos: int, batch_rows: int) -> None:
-        self._mesh, self._encode, self._bos, self._context = mesh, encode, bos, model.shape.context
+    def __init__(
+        self, mesh: Mesh, model: Transformer, encode: Encode, bos: int, batch_rows: int, longest: int | None = None
+    ) -> None:
+        """Rows of more than `longest` tokens (None: the model's context) lose their beginning."""
+        self._mesh, self._encode, self._bos = mesh, encode, bos
+        self._longest = longest or model.shape.context
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch_rows = -(-batch_rows // ways) * ways
         self._score = jax.jit(make_score(model, bos), out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -121,7 +125,7 @@ class Evaluator:
         owners: list[int] = []
         for number in range(len(items)):
             mine = scored(task, rendered(task, items, number), self._encode, self._bos)
-            rows += [row.cropped(self._context + 1) for row in mine]
+            rows += [row.cropped(self._longest) for row in mine]
             owners += [number] * len(mine)
         found = self._score_rows(weights, rows)
         correct = []
@@ -161,4 +165,4 @@ class Evaluator:
             length = LENGTH_MULTIPLE
             while length < longest:
                 length *= 2
-            yield numbers, min(length, self._context)
+            yield numbers, min(length, max(self._longest, LENGTH_MULTIPLE))

@@ -18,7 +18,7 @@ class Sampler:
     """Continues prompts; compiled once per length of the rows."""
 
     def __init__(self, model: Transformer, new_tokens: int) -> None:
-        self._shape, self._new_tokens = model.shape, new_tokens
+        self.context, self.new_tokens = model.shape.context, new_tokens
         self._generate = jax.jit(partial(_generate, model, new_tokens))
 
     def __call__(self, weights: PyTree, prompts: list[list[int]], temperature: float, seed: int) -> list[list[int]]:
@@ -26,8 +26,8 @@ class Sampler:
 
         `ValueError` if a prompt and its continuation do not fit into the model's context.
         """
-        context = self._shape.context
-        longest = max(map(len, prompts)) + self._new_tokens
+        context = self.context
+        longest = max(map(len, prompts)) + self.new_tokens
         if longest > context:
             raise ValueError(f"{longest} tokens do not fit into context {context}: ask for fewer new tokens")
         rows = np.zeros((len(prompts), min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, context)), np.int32)
@@ -36,7 +36,7 @@ class Sampler:
         ends = np.array([len(prompt) for prompt in prompts], np.int32)
         filled = self._generate(weights, rows, ends, jnp.float32(temperature), jax.random.key(seed))
         return [
-            row[end : end + self._new_tokens].tolist() for row, end in zip(jax.device_get(filled), ends, strict=True)
+            row[end : end + self.new_tokens].tolist() for row, end in zip(jax.device_get(filled), ends, strict=True)
         ]
 
 

@@ -169,6 +169,7 @@ def rope_angles(
     return jnp.cos(angle), jnp.sin(angle)
 
 
+@jax.custom_vjp
 def rotate(
     x: Float[Array, "B T N H"], cos: Float[Array, "B T 1 R"], sin: Float[Array, "B T 1 R"]
 ) -> Float[Array, "B T N H"]:
@@ -177,6 +178,19 @@ def rotate(
     cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     return jnp.concatenate([first * cos + second * sin, second * cos - first * sin, rest], axis=-1)
+
+
+def _rotate_forward(x: Array, cos: Array, sin: Array) -> tuple[Array, tuple[Array, Array]]:
+    return rotate(x, cos, sin), (cos, sin)
+
+
+def _rotate_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, None, None]:
+    """A rotation's transpose is its inverse: one pass, where differentiating slices pads and adds four arrays."""
+    cos, sin = saved
+    return rotate(dy, cos, -sin), None, None
+
+
+rotate.defvjp(_rotate_forward, _rotate_backward)
 
 
 def whole_rows(tokens: Int[Array, "B T"]) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:

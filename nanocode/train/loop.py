@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from nanocode.run.segments import SegmentWriter
@@ -143,16 +144,27 @@ def fit(
             if len(pending) == schedule.log_steps:
                 log(done + 1)
             if preemption.reached(done):
-                if preemption.allows(checkpoints.save_seconds):
+                if agreed(preemption.allows(checkpoints.save_seconds)):
                     save(done + 1)
                     checkpoints.wait()
                 raise Preempted(f"told to leave at step {done + 1} of {steps}; saved at step {max(saved_step, 0)}")
-            if time.monotonic() - saved_at > schedule.checkpoint_seconds and done + 1 < steps:
+            due = time.monotonic() - saved_at > schedule.checkpoint_seconds
+            # Several hosts have to agree, which costs a round trip: they ask only where they wait anyway.
+            if jax.process_count() > 1:
+                due = not pending and agreed(due)
+            if due and done + 1 < steps:
                 save(done + 1)
         if saved_step != steps:
             save(steps)
         checkpoints.wait()
     return state
+
+
+def agreed(flag: bool) -> bool:
+    """Host 0's answer, for all: clocks differ, and a save that not every host begins never ends."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
 def read_ahead(batches: Batches, start: int, stop: int, threads: int = 2, ahead: int = 4) -> Iterator[np.ndarray]:

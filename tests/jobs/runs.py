@@ -1,0 +1,80 @@
+"""Tiny runs of real processes on real text: what the tests of the jobs share."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from nanocode.run.directory import RunDirectory
+from nanocode.storage.objects import open_store
+
+STEPS = 3000
+TINY = (
+    "model.layers=2",
+    "model.width=32",
+    "model.context=64",
+    "model.vocab_size=320",
+    "tokenizer.megabytes=0.1",
+    "corpus.tokens=60000",
+    "corpus.validation_share=0.2",
+    "corpus.workers=1",
+    "pretrain.batch_tokens=256",
+    f"pretrain.steps={STEPS}",
+    "pretrain.eval_steps=1000",
+    "pretrain.eval_rows=4",
+    "pretrain.checkpoint_minutes=0.003",
+)
+MODULES = (
+    "argparse",
+    "ast",
+    "bisect",
+    "calendar",
+    "cmd",
+    "code",
+    "copy",
+    "csv",
+    "glob",
+    "heapq",
+    "inspect",
+    "json/decoder",
+)
+
+
+def environment() -> dict[str, str]:
+    """Of a child: one CPU device, and whatever servers the tests have started."""
+    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def write_sources(folder: Path) -> Path:
+    """A folder of Python modules and a text or two."""
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    folder.mkdir(parents=True)
+    for name in MODULES:
+        shutil.copy(stdlib / f"{name}.py", folder / f"{name.replace('/', '_')}.py")
+    for name in ("argparse", "inspect", "csv", "ast"):
+        (folder / f"{name}.md").write_text(f"# {name}\n\n" + (stdlib / f"{name}.py").read_text()[:4000])
+    return folder
+
+
+def begin(run: Path, sources: Path, *settings: str) -> list[str]:
+    """Arguments of `nanocode run` for a tiny run."""
+    several = (*TINY, f"corpus.sources={sources}", *settings)
+    return ["run", "--run-dir", str(run), *[part for one in several for part in ("--set", one)]]
+
+
+def nanocode(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a user types it."""
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=300)
+
+
+def job(stage: str, run: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A stage as the cluster starts it."""
+    command = [sys.executable, "-m", f"jobs.{stage}", "--run-dir", str(run), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def directory(run: Path) -> RunDirectory:
+    return RunDirectory(open_store(run))

@@ -1,0 +1,181 @@
+"""What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main, settings_help
+from nanocode.config.settings import known_keys
+from nanocode.run.exits import Exit
+from tests.jobs.runs import begin, directory, job, nanocode
+
+
+def one_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("nanocode: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("pretrain.step=5", "no setting is called pretrain.step: did you mean pretrain.steps?"),
+        ("pretrain.steps=many", "pretrain.steps = 'many'"),
+        ("pretrain.batch_tokens=1000", "pretrain.batch_tokens 1000 is not a multiple of model.context 384"),
+        ("model.heads=3", "width 128 is not divisible by heads 3"),
+        ("corpus.sources=/nowhere/at/all", "corpus source '/nowhere/at/all' is not there"),
+        ("pretrain.steps", "--set 'pretrain.steps' has no value"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_anything_is_written(
+    setting: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--run-dir", str(tmp_path / "run"), "--set", setting]) == Exit.CONFIGURATION
+    assert told in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_stage_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--run-dir", str(tmp_path), "--stages", "pretrian"]) == Exit.USAGE
+    assert "no stage is called 'pretrian'" in one_line(capsys.readouterr().err)
+
+
+def test_help_lists_every_setting_with_its_meaning() -> None:
+    text = settings_help()
+    assert [key for key in known_keys() if key not in text and key != "preset"] == []
+
+
+def test_another_preset_and_another_model_are_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path for path in prepared.rglob("*"))
+    assert main(["run", "--run-dir", str(prepared), "--preset", "d3"]) == Exit.CONFIGURATION
+    assert "a run of preset demo, not d3: choose another run directory" in one_line(capsys.readouterr().err)
+    assert main(["run", "--run-dir", str(prepared), "--set", "model.layers=3"]) == Exit.CONFIGURATION
+    assert "model.layers 3 is another model than this run's (2)" in one_line(capsys.readouterr().err)
+    assert sorted(path for path in prepared.rglob("*")) == before
+
+
+def test_settings_that_make_stages_stale_name_them_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--run-dir", str(run), "--set", "tokenizer.digits=2"]) == Exit.USAGE
+    told = one_line(capsys.readouterr().err)
+    assert "make tokenizer, corpus stale" in told
+    assert "--yes" in told
+    assert [path.name for path in (run / "config").iterdir()] == ["1.yaml"]
+
+
+def test_with_yes_only_the_stale_stages_run_again_and_old_markers_are_kept(run: Path) -> None:
+    first = directory(run).done("tokenizer")
+    done = nanocode(
+        "run", "--run-dir", str(run), "--set", "corpus.tokens=50000", "--yes", "--stages", "tokenizer,corpus"
+    )
+    assert done.returncode == 0, done.stderr
+    assert directory(run).done("tokenizer") == first
+    assert len(list((run / "corpus").glob("DONE.*.json"))) == 1
+
+
+def test_an_operating_setting_makes_nothing_stale(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--run-dir", str(run), "--set", "pretrain.checkpoint_minutes=9", "--stages", "corpus"]
+    assert main(arguments) == Exit.DONE
+
+
+def test_a_stage_without_what_it_reads_says_what_to_run(run: Path, tmp_path: Path, sources: Path) -> None:
+    process = job("base_eval", run)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.CONFIGURATION
+    assert "base-eval needs stage pretrain, which is not done" in one_line(errors)
+    process = job("pretrain", tmp_path / "nothing")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.CONFIGURATION
+    assert "has no configuration: begin with `nanocode run" in one_line(errors)
+
+
+def test_a_half_written_marker_is_set_aside_and_the_stage_done_again(run: Path) -> None:
+    whole = directory(run).done("corpus")
+    assert whole is not None
+    path = run / "corpus/DONE.json"
+    path.write_bytes(path.read_bytes()[:40])
+    done = nanocode("run", "--run-dir", str(run), "--stages", "corpus")
+    assert done.returncode == 0, done.stderr
+    again = directory(run).done("corpus")
+    assert again is not None
+    assert again.outputs == whole.outputs
+    assert list((run / "corpus").glob("DONE.damaged-*.json"))
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "no index"])
+def test_a_damaged_corpus_is_named(run: Path, harm: str) -> None:
+    folder = next(path for path in (run / "corpus").iterdir() if (path / "index.json").exists())
+    match harm:
+        case "gone":
+            (folder / "train-00000.bin").unlink()
+        case "cut":
+            data = (folder / "train-00000.bin").read_bytes()
+            (folder / "train-00000.bin").write_bytes(data[:-2])
+        case "no index":
+            (folder / "index.json").unlink()
+    process = job("pretrain", run)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.CONFIGURATION, errors
+    told = one_line(errors)
+    assert str(folder) in told
+    assert "run the corpus stage" in told
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(run: Path) -> None:
+    path = next((run / "tokenizer").rglob("tokenizer.json"))
+    found = json.loads(path.read_text())
+    found["added_tokens"] += [{**found["added_tokens"][0], "id": 320 + i, "content": f"<|more{i}|>"} for i in range(5)]
+    path.write_text(json.dumps(found))
+    process = job("pretrain", run)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.CONFIGURATION, errors
+    assert "model.vocab_size 320 is smaller than the tokenizer's 325" in one_line(errors)
+
+
+def test_status_says_what_is_done(trained: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(trained), "--json"]) == Exit.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["state"] == "done"
+    assert {stage["name"]: stage["state"] for stage in found["stages"]}["report"] == "done"
+    assert main(["status", str(run)]) == Exit.DONE
+    assert "waiting" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_not_run_again(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    done = nanocode("run", "--run-dir", str(trained))
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte on held-out text" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_can_live_in_a_bucket(gcs_url: str, sources: Path) -> None:
+    arguments = begin(Path("unused"), sources, "pretrain.steps=20")
+    arguments[2] = gcs_url
+    done = nanocode(*arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert gcs_url in done.stdout.strip().splitlines()[-1]
+
+
+def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared: Path) -> None:
+    run, folder, again = tmp_path / "run", tmp_path / "hf", tmp_path / "again"
+    plain = ("model.previous_token_keys=0", "model.tied_embeddings=false", "pretrain.steps=20")
+    assert nanocode(*begin(run, sources, *plain), "--stages", "tokenizer,corpus,pretrain").returncode == 0
+    done = nanocode("export", str(run), "--to", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    done = nanocode("import", str(folder), "--run-dir", str(again))
+    assert done.returncode == 0, done.stderr
+    twice = tmp_path / "twice"
+    assert nanocode("export", str(again), "--to", str(twice)).returncode == 0
+    assert (twice / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    done = nanocode("import", str(folder), "--run-dir", str(again))
+    assert done.returncode == Exit.CONFIGURATION
+    assert "is a run already" in one_line(done.stderr)
+
+
+def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> None:
+    done = nanocode("export", str(trained), "--to", str(tmp_path / "hf"))
+    assert done.returncode == Exit.CONFIGURATION
+    assert "no place for previous_token_keys=0.5, tied_embeddings=True" in one_line(done.stderr)

@@ -1,0 +1,149 @@
+"""Nothing makes a run lose its place: killed or told to leave, it ends as if nothing had happened."""
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from nanocode.report.facts import curves
+from nanocode.run.exits import Exit
+from tests.jobs.runs import STEPS, directory, environment, job, nanocode
+
+KILLS = 20
+
+
+def final_state(run: Path) -> dict:
+    marker = directory(run).done("pretrain")
+    assert marker is not None
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return jax.device_get(checkpointer.restore(run / marker.outputs["checkpoint"]))
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    steps = curves(directory(run), directory(run).done("pretrain")).steps
+    return [(step, one["loss"], one["gradient_norm"]) for step, one in sorted(steps.items())]
+
+
+def assert_same_ending(run: Path, other: Path) -> None:
+    mine, its = final_state(run), final_state(other)
+    assert jax.tree.structure(mine) == jax.tree.structure(its)
+    jax.tree.map(np.testing.assert_array_equal, mine, its)
+    assert losses(run) == losses(other)
+    assert len(losses(run)) == STEPS
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments_it_ends_with_the_same_bits(run: Path, trained: Path) -> None:
+    dice = random.Random(20261124)
+    for kill in range(KILLS):
+        process = job("pretrain", run)
+        if kill % 2:  # while it starts, restores and compiles
+            time.sleep(dice.uniform(0.3, 3.0))
+        else:  # while it steps, saves and publishes: a checkpoint begins every 0.2 s
+            wait_for_checkpoint(run, attempt=len(directory(run).attempts("pretrain")) + 1)
+            time.sleep(dice.uniform(0.0, 0.25))
+        assert process.poll() is None, "it ended before it could be killed: give it more steps"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finished = job("pretrain", run)
+    out, errors = finished.communicate(timeout=120)
+    assert finished.returncode == Exit.DONE, errors
+    assert '"resumed"' in out, "no kill left a checkpoint behind: the test proves nothing"
+    assert len(directory(run).attempts("pretrain")) >= 5
+    assert_same_ending(run, trained)
+
+
+def wait_for_checkpoint(run: Path, attempt: int = 1) -> None:
+    """Until this attempt has a marked checkpoint."""
+    deadline = time.monotonic() + 60
+    while not list(run.glob(f"pretrain/attempts/{attempt}/checkpoints/*.json")):
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_at_the_next_step_and_leaves_with_75(run: Path, trained: Path) -> None:
+    directory(run).add_config((run / "config/1.yaml").read_text().replace("log_steps: 10", "log_steps: 1"))
+    process = job("pretrain", run)
+    wait_for_checkpoint(run)
+    told = time.time()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == Exit.PREEMPTED
+    step, saved = map(int, re.findall(r"told to leave at step (\d+) of \d+; saved at step (\d+)", errors)[0])
+    assert step == saved, "it had time to save and did not"
+    times = [one["time"] for one in curves(directory(run), None).steps.values()]
+    assert sum(when > told for when in times) <= 3
+    finished = nanocode("run", "--run-dir", str(run), "--stages", "pretrain")
+    assert finished.returncode == 0, finished.stderr
+    assert f'"step": {saved}' in finished.stdout
+    assert_same_ending(run, trained)
+
+
+@pytest.mark.parametrize("seconds", [0.8, 2.0])
+def test_sigterm_before_the_first_step_leaves_at_once(run: Path, seconds: float) -> None:
+    process = job("pretrain", run)
+    time.sleep(seconds)
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == Exit.PREEMPTED, errors
+    assert time.monotonic() - told < 2
+
+
+def test_a_damaged_newest_checkpoint_costs_one_checkpoint(run: Path, trained: Path) -> None:
+    process = job("pretrain", run)
+    wait_for_checkpoint(run)
+    time.sleep(1.0)
+    process.kill()
+    process.communicate()
+    newest = max(run.glob("pretrain/attempts/1/checkpoints/*.json"), key=lambda path: int(path.stem))
+    shutil.rmtree(newest.with_suffix(""))
+    finished = job("pretrain", run)
+    out, errors = finished.communicate(timeout=120)
+    assert finished.returncode == Exit.DONE, errors
+    assert "checkpoint is damaged, falling back" in out
+    assert_same_ending(run, trained)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_resume_as_one(run: Path, trained: Path, free_port: int) -> None:
+    def together() -> list:
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "jobs.pretrain", "--run-dir", str(run)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment()
+                | {
+                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port}",
+                    "JAX_NUM_PROCESSES": "2",
+                    "JAX_PROCESS_ID": str(number),
+                },
+            )
+            for number in range(2)
+        ]
+
+    hosts = together()
+    wait_for_checkpoint(run)
+    for host in hosts:
+        host.send_signal(signal.SIGTERM)
+    endings = [host.communicate(timeout=60) for host in hosts]
+    assert [host.returncode for host in hosts] == [Exit.PREEMPTED] * 2, endings
+    hosts = together()
+    endings = [host.communicate(timeout=120) for host in hosts]
+    assert [host.returncode for host in hosts] == [Exit.DONE] * 2, endings
+    assert '"resumed"' in endings[0][0]
+    alone, both = losses(trained), losses(run)
+    assert len(both) == STEPS
+    first = [loss for _, loss, _ in both[:50]]
+    np.testing.assert_allclose(first, [loss for _, loss, _ in alone[:50]], rtol=1e-3)
