@@ -1,7 +1,6 @@
 """Stage pretrain: rows of the corpus to a base model, on every device of every host."""
 
 import os
-import resource
 import time
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import structlog
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from jobs.stage import Outcome, Task
+from jobs.stage import Outcome, Task, peak_memory_bytes
 from nanocode.config.settings import Settings
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
@@ -192,8 +191,3 @@ def samples(sampler: Sampler, weights: PyTree, tokenizer: Tokenizer, seed: int) 
     prompts = [[tokenizer.bos, *tokenizer.encode(prompt)][:longest] for prompt in PROMPTS]
     found = sampler(weights, prompts, SAMPLE_TEMPERATURE, seed)
     return [{"prompt": p, "text": tokenizer.decode(ids)} for p, ids in zip(PROMPTS, found, strict=True)]
-
-
-def peak_memory_bytes() -> int:
-    """Of this process on the host."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

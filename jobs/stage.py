@@ -7,12 +7,14 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import resource
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 from pydantic import JsonValue
@@ -189,6 +191,15 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process has held; getrusage would count what its parent held when it forked."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _parse(stage: str) -> argparse.Namespace:

@@ -185,6 +185,9 @@ def named(path: str, row: str = "") -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{path}{row} is damaged or truncated ({reason}): fetch the file again") from error
     except Exception as error:
+        if type(error) is OSError and error.errno is None:  # how pyarrow says that it cannot make sense of bytes
+            reason = " ".join(str(error).split())[:200]
+            raise SourceError(f"{path}{row} is damaged or truncated ({reason}): fetch the file again") from error
         # Network file systems raise what their HTTP client raises: no smaller class covers them.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise SourceUnavailable(f"cannot read {path}{row} ({reason}): check network, credentials and path") from error
@@ -277,5 +280,5 @@ def read_row_group(path: str, group: int, kind: Kind, column: str) -> Iterator[D
                     if text is not None:
                         yield Document(text, kind, f"{path}#{group}:{row}")
                     row += 1
-    except SourceError as error:
-        raise SourceError(f"row group {group}, row {row} of {error}") from error
+    except (SourceError, SourceUnavailable) as error:
+        raise type(error)(f"row group {group}, row {row} of {error}") from error

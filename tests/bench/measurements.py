@@ -85,11 +85,12 @@ def tokenization() -> Result:
 
 
 BUILD = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from nanocode.config.settings import load
 from nanocode.storage.objects import LocalStore
 from nanocode.text import corpus, mixture
+from jobs.stage import peak_memory_bytes
 if __name__ == "__main__":
     folder, tokens = Path(sys.argv[1]), int(sys.argv[2])
     sources = mixture.open_sources(load("demo").corpus.sources)
@@ -98,7 +99,7 @@ if __name__ == "__main__":
                          tokens=tokens, context=384, seed=0, validation_share=0.01, workers=1)
     seconds = time.perf_counter() - began
     print(seconds, sum(s.bytes for s in index.train), index.tokens,
-          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+          peak_memory_bytes())
 """
 
 

@@ -1,0 +1,81 @@
+"""Settings: who wins, what is refused and how, and what a digest covers."""
+
+from pathlib import Path
+
+import pytest
+
+from nanocode.config.settings import PRESETS, from_yaml, load
+from nanocode.run.exits import ConfigurationError
+from nanocode.run.graph import STAGES
+
+
+def test_command_line_wins_over_environment_over_file_over_preset(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 1\npretrain: {steps: 11, log_steps: 12, eval_rows: 13}\n")
+    environment = {"NANOCODE_PRETRAIN__STEPS": "21", "NANOCODE_PRETRAIN__LOG_STEPS": "22", "HOME": "/"}
+    found = load("demo", ["pretrain.steps=31"], file, environment)
+    assert (found.pretrain.steps, found.pretrain.log_steps, found.pretrain.eval_rows, found.seed) == (31, 22, 13, 1)
+    assert found.pretrain.batch_tokens == load("demo", environment={}).pretrain.batch_tokens
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_loads_and_survives_being_written(preset: str) -> None:
+    settings = load(preset, environment={})
+    assert from_yaml(settings.to_yaml(), "test") == settings
+    if preset != "demo":
+        assert settings.corpus.tokens == pytest.approx(8 * settings.model.parameters(), rel=0.01)
+        assert sum(source.share for source in settings.corpus.sources) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("pretrain.step=5", "no setting is called pretrain.step: did you mean pretrain.steps"),
+        ("pretrain.steps=0", "pretrain.steps = 0: Input should be greater than 0"),
+        (
+            "pretrain.batch_tokens=500",
+            "batch_tokens 500 is not a multiple of model.context 384: set it to 384",
+        ),
+        ("pretrain.accumulate=3", "pretrain.accumulate 3 does not divide the 8 rows of a batch"),
+        ("corpus.validation_share=0.7", "corpus.validation_share = 0.7"),
+        ("model.rope_share=0.3", "rope_share 0.3 of head width 64"),
+        ("seed", "has no value: write --set section.key=value"),
+    ],
+)
+def test_one_line_with_key_value_and_next_move(assignment: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load("demo", [assignment], environment={})
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_variable_and_a_file_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="pretrain.stepz"):
+        load("demo", environment={"NANOCODE_PRETRAIN__STEPZ": "1"})
+    with pytest.raises(ConfigurationError, match="cannot read --config"):
+        load("demo", config_file=tmp_path / "absent.yaml", environment={})
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigurationError, match="is not YAML"):
+        load("demo", config_file=tmp_path / "bad.yaml", environment={})
+    with pytest.raises(ConfigurationError, match="no preset is called 'd7'"):
+        load("d7", environment={})
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ("pretrain.checkpoint_minutes=9", []),
+        ("corpus.workers=3", []),
+        ("budget.dollars=5", []),
+        ("pretrain.steps=9", ["pretrain"]),
+        ("corpus.tokens=9", ["corpus"]),
+        ("corpus.sources=elsewhere", ["tokenizer", "corpus"]),
+        ("tokenizer.digits=3", ["tokenizer"]),
+        ("base_eval.core_examples=3", ["base-eval"]),
+        ("seed=3", ["tokenizer", "corpus", "pretrain", "base-eval", "report"]),
+    ],
+)
+def test_a_setting_is_in_the_digest_of_exactly_the_stages_it_changes(change: str, stages: list[str]) -> None:
+    before, after = load("demo", environment={}), load("demo", [change], environment={})
+    changed = [s.name for s in STAGES.values() if before.digested(s.settings) != after.digested(s.settings)]
+    assert changed == stages
