@@ -1,5 +1,6 @@
 # Every target sets up .venv by itself; a bare machine needs Python 3.11 or newer, make and git.
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name))))
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
+  $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 # What jax runs on: cpu, cuda or tpu.
 EXTRA ?= cpu
 DEMO_RUN ?= runs/demo
@@ -30,8 +31,7 @@ clean: ## remove the environment and every cache, but no run
 
 # Written last, so that an interrupted set-up is done again.
 .venv/ready: pyproject.toml constraints.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "nanocode needs Python 3.11 or newer, found '$(PYTHON)': set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "nanocode needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python"; exit 1; }
 	@test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv || \
 	  { rm -rf .venv; echo "cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 	@echo "setting up .venv, about a minute ..."

@@ -1,129 +1,286 @@
-"""The charts, as SVG that stands in the page: its text takes the page's font and colour, light or dark."""
+"""Charts as geometry: paths in a square of 1000 by 1000 that the page stretches, and labels in percent beside it.
 
-import io
+The labels are text of the page, not of the drawing, so they keep their size on a phone; lines keep their width by
+`vector-effect`. Colours are the style sheet's, which knows light from dark.
+"""
+
+import math
 import re
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
-from markupsafe import Markup
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from nanocode.report import words
+from nanocode.report.curves import Curves, Series, extremes, means, smooth
+from nanocode.report.facts import ByKind, Seconds
 
-from nanocode.report.facts import Curves
-
-# Text and lines of the axes are drawn in this colour and then made the page's own.
-INK = "#123456"
-COLOURS = {"code": "#3b7dd8", "english": "#d9822b", "loss": "#3b7dd8", "rate": "#5a9e4b", "speed": "#8a63c9"}
-PARTS = (("step_seconds", "steps", "#3b7dd8"), ("evaluation", "evaluation", "#5a9e4b"),
-         ("checkpoint", "checkpoints", "#d9822b"), ("data", "waiting for data", "#c94f4f"))  # fmt: skip
-MOST_POINTS = 400
-SMOOTHING_SHARE = 0.02
+SIDE = 1000.0
+# A 60th of the steps on both sides: wide enough to hide the noise of batches, narrow enough to show a decay phase.
+SMOOTHING = 60
 
 
-def draw(curves: Curves) -> dict[str, Markup]:
-    """The charts there are numbers for, by title."""
-    charts: dict[str, Markup] = {}
-    if len(curves.steps) > 1:
-        steps = sorted(curves.steps)
-        losses = [curves.steps[step]["loss"] for step in steps]
-        charts["Training loss, nats per token"] = _loss(steps, losses, curves.restarts)
-    if len(curves.evaluations) > 1:
-        charts["Bits per byte on held-out text"] = _bits(curves)
-    if len(curves.steps) > 1 and all("learning_rate" in one for one in curves.steps.values()):
-        rates = [curves.steps[step]["learning_rate"] for step in sorted(curves.steps)]
-        charts["Learning rate (Muon)"] = _line(sorted(curves.steps), rates, "rate")
-    if len(curves.times) > 1:
-        charts["Tokens per second"] = _line(
-            [one["step"] for one in curves.times], [one["tokens_per_second"] for one in curves.times], "speed"
+@dataclass(frozen=True)
+class Line:
+    style: str
+    """The class that colours it: `raw`, `main`, `code`, `english`, ..."""
+    path: str
+    dots: str = ""
+    """The same points as zero-length strokes, which round caps turn into dots."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    percent: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Legend:
+    style: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_unit: str
+    marks: tuple[Tick, ...]
+    """Vertical lines: where a later attempt took over."""
+    legend: tuple[Legend, ...]
+    wide: bool = False
+
+    @property
+    def description(self) -> str:
+        """The chart in one sentence, for who cannot see it."""
+        ends = ", ".join(f"{one.label} {one.value}".strip() for one in self.legend)
+        return f"{self.title} over {self.x_unit}: {ends}"
+
+
+@dataclass(frozen=True)
+class Part:
+    style: str
+    label: str
+    value: str
+    percent: float
+    share: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    style: str
+    label: str
+    value: str
+    share: float
+    """Of the longest bar of all kinds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Bars of one kind of text, on a scale shared by all kinds."""
+
+    title: str
+    note: str
+    bars: tuple[Bar, ...]
+
+
+def large(curves: Curves, xz: ByKind) -> tuple[Chart, ...]:
+    """Loss and bits per byte, where there are points to draw."""
+    charts = (_loss(curves), _bits_per_byte(curves, xz))
+    return tuple(chart for chart in charts if chart)
+
+
+def small(curves: Curves) -> tuple[Chart, ...]:
+    """What explains the large ones: rate, gradient, speed, utilisation."""
+    speed = curves.tokens_per_second
+    rows: list[tuple[str, Series, Callable[[float], str]]] = [
+        ("Learning rate", curves.learning_rate, lambda y: f"{y:.2g}"),
+        ("Gradient norm", curves.gradient_norm, lambda y: f"{y:.3g}"),
+        ("Tokens per second", speed, words.quantity),
+        ("Utilisation (MFU)", curves.mfu, lambda y: words.share(y, 1)),
+    ]
+    charts = []
+    for title, series, label in rows:
+        if not series:
+            continue
+        top = max(series.y) if title != "Gradient norm" else _quantile(series.y, 0.995)
+        frame = Frame(curves, 0.0, top if top > 0 else 1.0, x_ticks=3, y_ticks=3)
+        line = frame.line("main", means(series, 180))
+        note = f"median {label(_quantile(series.y, 0.5))}" if title != "Learning rate" else f"peak {label(top)}"
+        charts.append(frame.chart(title, note, (line,), (), _shortened(label)))
+    return tuple(charts)
+
+
+def comparisons(ours: ByKind, xz: ByKind) -> tuple[Comparison, ...]:
+    """Bits per byte of the model beside `xz -9e`, per kind of text: shorter is better."""
+    known = [value for value in (ours.code, ours.english, xz.code, xz.english) if value]
+    if not known:
+        return ()
+    top = max(known)
+    compared = []
+    kinds = ("Code", "code", ours.code, xz.code), ("English", "english", ours.english, xz.english)
+    for title, style, model, theirs in kinds:
+        bars = (
+            Bar(style, "model", words.number(model, 3), _share(model, top)),
+            Bar("reference", "xz\u00a0-9e", words.number(theirs, 3), _share(theirs, top)),
         )
-    return charts
+        compared.append(Comparison(title, _versus(model, theirs), bars))
+    return tuple(compared)
 
 
-def where_time_went(curves: Curves) -> list[tuple[str, str, float, float]]:
-    """Name, colour, seconds and share of each part of the loop's time, largest first."""
-    sums = [(name, colour, sum(float(one.get(key, 0)) for one in curves.times)) for key, name, colour in PARTS]
-    total = sum(seconds for *_, seconds in sums)
-    return [(*one, one[2] / total) for one in sorted(sums, key=lambda one: -one[2])] if total else []
+def time_bar(seconds: Seconds) -> tuple[Part, ...]:
+    """Where training's wall-clock time went, as parts of one bar."""
+    labels = {
+        "step": "training steps",
+        "data": "waiting for data",
+        "evaluation": "evaluation",
+        "checkpoint": "checkpoints",
+        "compile": "compiling",
+    }
+    total = seconds.total
+    parts = []
+    for style, label in labels.items():
+        value: float | None = getattr(seconds, style)
+        if value is not None and total:
+            part = max(0.0, value) / total
+            parts.append(Part(style, label, words.duration(value), 100 * part, words.share(part, 1)))
+    return tuple(parts)
 
 
-def _loss(steps: Sequence[int], losses: Sequence[float], restarts: Sequence[int]) -> Markup:
-    figure, axes = _figure()
-    x, y = thinned(steps, losses)
-    axes.plot(x, y, color=COLOURS["loss"], alpha=0.3, linewidth=0.8)
-    axes.plot(*thinned(steps, smoothed(losses)), color=COLOURS["loss"], linewidth=1.8)
-    for step in restarts:
-        axes.axvline(step, color=INK, linestyle=":", linewidth=1)
-        axes.annotate("resumed", (step, 1), xycoords=("data", "axes fraction"), fontsize=8, color=INK, rotation=90,
-                      ha="right", va="top")  # fmt: skip
-    return _svg(figure)
+class Frame:
+    """The axes of one chart: data to percent and to path."""
+
+    def __init__(self, curves: Curves, low: float, high: float, x_ticks: int, y_ticks: int) -> None:
+        self.curves = curves
+        series = (curves.loss, curves.learning_rate, curves.tokens_per_second, curves.mfu)
+        ends = [one.x[-1] for one in series if one] + [one.x for one in curves.evaluations]
+        self.right = max(ends, default=1.0) or 1.0
+        # A flat line gets a frame around it that float64 can divide into steps.
+        high = max(high, low + 1e-6 * max(1e-9, abs(low)))
+        step = _tick_step(high - low, y_ticks)
+        self.low, self.high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        self.y_values = [self.low + i * step for i in range(round((self.high - self.low) / step) + 1)]
+        x_step = _tick_step(self.right, x_ticks)
+        self.x_values = [i * x_step for i in range(int(self.right / x_step + 1e-9) + 1)]
+
+    def line(self, style: str, series: Series, dots: bool = False) -> Line:
+        points = [f"{self._x(x) * SIDE:.1f} {self._y(y) * SIDE:.1f}" for x, y in zip(series.x, series.y, strict=True)]
+        return Line(style, "M" + "L".join(points), "".join(f"M{point}h0" for point in points) if dots else "")
+
+    def level(self, style: str, y: float) -> Line:
+        """A horizontal line across the whole chart."""
+        return Line(style, f"M0 {self._y(y) * SIDE:.1f}H{SIDE:.0f}")
+
+    def chart(
+        self, title: str, note: str, lines: tuple[Line, ...], legend: tuple[Legend, ...], label: Callable[[float], str]
+    ) -> Chart:
+        marks = [Tick(100 * self._x(one.x), str(one.attempt)) for one in self.curves.restarts if one.x <= self.right]
+        return Chart(
+            title=title,
+            note=note,
+            lines=lines,
+            x_ticks=tuple(Tick(100 * self._x(x), _short(words.quantity(x))) for x in self.x_values),
+            y_ticks=tuple(Tick(100 * self._y(y), "0" if y == 0 else label(y)) for y in self.y_values),
+            x_unit=self.curves.x_unit,
+            marks=tuple(marks),
+            legend=legend,
+        )
+
+    def _x(self, x: float) -> float:
+        return x / self.right
+
+    def _y(self, y: float) -> float:
+        # Past the frame a point is cut off there; without a limit one overflowing loss makes a path no browser draws.
+        return min(2.0, max(-1.0, 1 - (y - self.low) / (self.high - self.low)))
 
 
-def _bits(curves: Curves) -> Markup:
-    figure, axes = _figure()
-    steps = sorted(curves.evaluations)
+def _loss(curves: Curves) -> Chart | None:
+    if not curves.loss:
+        return None
+    smoothed = Series(curves.loss.x, smooth(curves.loss.y, len(curves.loss) // SMOOTHING))
+    # Rare spikes of the raw loss would squeeze everything else: the frame holds the smoothed line whole.
+    low, high = min(_quantile(curves.loss.y, 0.005), min(smoothed.y)), max(smoothed.y)
+    frame = Frame(curves, low, high if high > low else low + 1, x_ticks=5, y_ticks=5)
+    lines = (frame.line("raw", extremes(curves.loss, 900)), frame.line("main", means(smoothed)))
+    legend = (
+        Legend("main", "smoothed", words.number(smoothed.y[-1], 3)),
+        Legend("raw", "each step", ""),
+    )
+    step = max(frame.y_values[1] - frame.y_values[0], 1e-9)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return frame.chart("Training loss", f"nats per token, by {curves.x_unit}", lines, legend, _decimals(digits))
+
+
+def _bits_per_byte(curves: Curves, xz: ByKind) -> Chart | None:
+    series = {}
     for kind in ("code", "english"):
-        points = [(step, curves.evaluations[step].get("bits_per_byte", {}).get(kind)) for step in steps]
-        points = [(step, value) for step, value in points if value is not None]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=COLOURS[kind], marker="o", markersize=3)
-            axes.annotate(f"{kind} {y[-1]:.2f}", (x[-1], y[-1]), xytext=(4, 4), textcoords="offset points",
-                          color=COLOURS[kind], fontsize=9, ha="right", va="bottom")  # fmt: skip
-    return _svg(figure)
+        found = [
+            (one.x, value) for one in curves.evaluations if (value := getattr(one.bits_per_byte, kind)) is not None
+        ]
+        if found:
+            series[kind] = Series([x for x, _ in found], [y for _, y in found])
+    if not series:
+        return None
+    values = [y for one in series.values() for y in one.y] + [y for y in (xz.code, xz.english) if y is not None]
+    frame = Frame(curves, min(values), max(max(values), min(values) + 0.1), x_ticks=5, y_ticks=5)
+    lines: list[Line] = []
+    legend: list[Legend] = []
+    for kind, one in series.items():
+        reference: float | None = getattr(xz, kind)
+        name = "English" if kind == "english" else kind
+        lines.append(frame.line(kind, means(one, 120), dots=len(one) <= 40))
+        legend.append(Legend(kind, name, words.number(one.y[-1], 3)))
+        if reference is not None:
+            lines.append(frame.level(f"{kind} dashed", reference))
+    if any("dashed" in line.style for line in lines):
+        legend.append(Legend("main dashed", "xz\u00a0-9e", ""))
+    step = frame.y_values[1] - frame.y_values[0]
+    digits = max(1, -math.floor(math.log10(step) + 1e-9))
+    return frame.chart(
+        "Bits per byte",
+        "part of the held-out text, lower is better",
+        tuple(lines),
+        tuple(legend),
+        _decimals(digits),
+    )
 
 
-def _line(x: Sequence[float], y: Sequence[float], colour: str) -> Markup:
-    figure, axes = _figure()
-    axes.plot(*thinned(x, y), color=COLOURS[colour], linewidth=1.5)
-    axes.set_ylim(bottom=0)
-    return _svg(figure)
+def _tick_step(span: float, ticks: int) -> float:
+    """The 1, 2 or 5 times a power of ten that gives about `ticks` steps."""
+    raw = max(span, 1e-12) / ticks
+    power = 10.0 ** math.floor(math.log10(raw))
+    return power * next(factor for factor in (1, 2, 5, 10) if raw <= factor * power * 1.0001)
 
 
-def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """At most 400 points: the means of equal buckets."""
-    count = min(len(x), MOST_POINTS)
-    edges = np.linspace(0, len(x), count + 1).astype(int)
-    means = [(float(np.mean(x[a:b])), float(np.mean(y[a:b]))) for a, b in pairwise(edges) if b > a]
-    found = np.array(means).T
-    return found[0], found[1]
+def _short(label: str) -> str:
+    """2.00M as 2M: an axis needs no digits that say nothing."""
+    return re.sub(r"\.0+(?=\D*$)", "", re.sub(r"(\.\d*[1-9])0+(?=\D*$)", r"\1", label))
 
 
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential mean over about 2% of the run, without the bias of its beginning."""
-    keep = 1 - 1 / max(1.0, SMOOTHING_SHARE * len(values))
-    mean, weight, found = 0.0, 0.0, []
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        found.append(mean / weight)
-    return found
+def _decimals(digits: int) -> Callable[[float], str]:
+    """Fixed decimals, and powers of ten for a loss that blew up."""
+    return lambda y: f"{y:.{digits}f}" if abs(y) < 1e5 else f"{y:.1e}"
 
 
-def _figure() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(5.4, 2.7), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(axis="y", color=INK, alpha=0.12)
-    axes.set_xlabel("step", color=INK, fontsize=9)
-    return figure, axes
+def _shortened(label: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda y: _short(label(y))
 
 
-def _svg(figure: Figure) -> Markup:
-    import matplotlib
+def _quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
 
-    out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nanocode"}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawn = out.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r"font: [^;\"']*", "font: 11px inherit", drawn)
-    drawn = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawn, count=1)
-    drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1)
-    # Everything in it is numbers and words of ours, drawn by matplotlib.
-    return Markup(drawn)  # noqa: S704
+
+def _share(value: float | None, top: float) -> float:
+    return 0.0 if value is None else max(0.0, value / top)
+
+
+def _versus(model: float | None, theirs: float | None) -> str:
+    if not model or not theirs:
+        return ""
+    ratio = model / theirs
+    if abs(ratio - 1) < 0.005:
+        return "as many bits as xz"
+    return f"{words.share(abs(1 - ratio))} {'fewer' if ratio < 1 else 'more'} bits than xz"

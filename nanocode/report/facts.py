@@ -1,117 +1,208 @@
-"""What a run directory says, gathered for a page. A number that is not there is None: half a run has a report too."""
+"""What the stages' markers and metric segments say, read leniently.
 
-from dataclasses import dataclass, field
-from typing import Any
+A report must work on half a run, on one of an older version and on a damaged one: every field may be missing, and one
+of another type counts as missing. Texts are cleaned here, once.
+"""
 
-from nanocode.config.settings import Settings, from_yaml
-from nanocode.run.directory import Marker, RunDirectory
-from nanocode.run.graph import order
-from nanocode.run.segments import read_segments
+from typing import Annotated, Any, Self, cast
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError, field_validator
+from pydantic import ValidatorFunctionWrapHandler as Handler
 
-@dataclass
-class Curves:
-    """The metrics of training by step; what a later attempt did again replaces what an earlier one did."""
+from nanocode.report.words import clean
 
-    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
-    times: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
-    samples: dict[int, list[dict[str, str]]] = field(default_factory=dict)
-    restarts: list[int] = field(default_factory=list)
-    """First step of every attempt but the first."""
+# A fleet's FLOP per second stay below 1e21, all else far below: what is larger blew up, and would only break a chart.
+LARGEST = 1e24
 
 
-@dataclass
-class StageRow:
-    """One line of the table of stages."""
-
-    name: str
-    state: str
-    attempts: int
-    seconds: float | None = None
-    chip_seconds: float | None = None
-    cost_dollars: float | None = None
+def _finite(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, int | float) and not abs(value) <= LARGEST):
+        return None
+    return value
 
 
-@dataclass
-class Report:
-    """Everything that the page shows."""
+def _cleaned(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) else value
 
-    url: str
-    settings: Settings | None
-    config: str
-    stages: list[StageRow]
-    markers: dict[str, Marker]
-    curves: Curves
 
-    def metric(self, stage: str, *path: str) -> Any:
-        """A number out of a stage's marker; None if it is not there."""
-        found: Any = self.markers[stage].metrics if stage in self.markers else None
-        for key in path:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+def _clean_keys(value: Any) -> Any:
+    return {_cleaned(key): one for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _usable(value: Any) -> Any:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Text = Annotated[str, BeforeValidator(_cleaned)]
+
+
+class Lenient(BaseModel):
+    """A value of the wrong type is a value that is missing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _missing_if_wrong(cls, value: Any, handler: Handler, info: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+
+    @classmethod
+    def read(cls, values: dict[str, JsonValue] | None) -> Self:
+        return cls.model_validate(values or {})
+
+
+class ByKind(Lenient):
+    """One number for code and one for English."""
+
+    code: Number = None
+    english: Number = None
+
+    def __bool__(self) -> bool:
+        return self.code is not None or self.english is not None
+
+
+class TokenizerFacts(Lenient):
+    vocab_size: Number = None
+    seconds: Number = None
+    bytes_per_token: ByKind = ByKind()
+    public: Annotated[dict[str, ByKind], BeforeValidator(_clean_keys)] = {}
+
+
+class ValidText(Lenient):
+    bytes: Number = None
+    documents: Number = None
+    rows: Number = None
+
+
+class Validation(Lenient):
+    code: ValidText = ValidText()
+    english: ValidText = ValidText()
+
+
+class SourceFacts(Lenient):
+    name: Text = ""
+    location: Text = ""
+    licence: Text = ""
+    share: Number = None
+    wanted_tokens: Number = None
+    tokens: Number = None
+    documents: Number = None
+    bytes: Number = None
+    duplicates: Number = None
+    dropped: Annotated[dict[str, Number], BeforeValidator(_clean_keys)] = {}
 
     @property
-    def name(self) -> str:
-        return self.url.rstrip("/").rsplit("/", 1)[-1]
+    def kept_of_wanted(self) -> float | None:
+        """Below 1 where the source ran out of text."""
+        return self.tokens / self.wanted_tokens if self.tokens is not None and self.wanted_tokens else None
+
+
+class CorpusFacts(Lenient):
+    tokens: Number = None
+    documents: Number = None
+    bytes: Number = None
+    rows: Number = None
+    waste: Number = None
+    seconds: Number = None
+    valid: Validation = Validation()
+    held_out: list[Text] = []
+    sources: Annotated[list[SourceFacts], BeforeValidator(_usable)] = []
 
     @property
-    def cost_dollars(self) -> float:
-        return sum(row.cost_dollars or 0.0 for row in self.stages)
+    def drop_reasons(self) -> list[str]:
+        """Every reason a filter gave, the most frequent first."""
+        totals: dict[str, float] = {}
+        for source in self.sources:
+            for reason, documents in source.dropped.items():
+                totals[reason] = totals.get(reason, 0.0) + (documents or 0.0)
+        return sorted(totals, key=lambda reason: (-totals[reason], reason))
+
+    def shares(self) -> list[float | None]:
+        """The sources' weights as fractions of their sum."""
+        total = sum(source.share or 0.0 for source in self.sources)
+        return [source.share / total if source.share is not None and total else None for source in self.sources]
+
+
+class Seconds(Lenient):
+    """Where the wall-clock time of training went."""
+
+    step: Number = None
+    data: Number = None
+    evaluation: Number = None
+    checkpoint: Number = None
+    compile: Number = None
 
     @property
-    def commands(self) -> list[str]:
-        """What to type to get the same again."""
-        if self.settings is None:
-            return []
-        return [
-            f"nanocode run --preset {self.settings.preset} --config config.yaml --run-dir runs/again",
-        ]
+    def total(self) -> float:
+        return sum(max(0.0, value or 0.0) for value in self.model_dump().values())
 
 
-def build(run: RunDirectory) -> Report:
-    """Read the run directory."""
-    config = run.latest_config()
-    text = config[1] if config else ""
-    settings = from_yaml(text, f"{run.store.url}/config/{config[0]}.yaml") if config else None
-    found = {name: run.done(name) for name in order() if name != "report"}
-    markers = {name: marker for name, marker in found.items() if marker is not None}
-    rows = []
-    for name in found:
-        attempts, marker = len(run.attempts(name)), markers.get(name)
-        if marker is None:
-            rows.append(StageRow(name, "begun" if attempts else "not begun", attempts))
-            continue
-        seconds = (marker.ended - marker.started).total_seconds()
-        rows.append(StageRow(name, "done", attempts, seconds, marker.chip_seconds, marker.cost_dollars))
-    return Report(run.store.url, settings, text, rows, markers, curves(run, markers.get("pretrain")))
+class PretrainFacts(Lenient):
+    steps: Number = None
+    parameters: Number = None
+    tokens: Number = None
+    loss: Number = None
+    bits_per_byte: ByKind = ByKind()
+    tokens_per_second: Number = None
+    mfu: Number = None
+    peak_flops: Number = None
+    peak_source: Text = ""
+    device: Text = ""
+    devices: Number = None
+    seconds: Seconds = Seconds()
+    peak_memory_bytes: Number = None
 
 
-def curves(run: RunDirectory, marker: Marker | None) -> Curves:
-    """Of the attempts with the marker's digest, or without a marker with the latest attempt's."""
-    found = Curves()
-    claims = run.attempts("pretrain")
-    if not claims:
-        return found
-    digest = marker.input_digest if marker else claims[-1].input_digest
-    for claim in claims:
-        if claim.input_digest != digest:
-            continue
-        first: int | None = None
-        for record in read_segments(run.store, "pretrain", "metrics", claim.attempt):
-            step = record.get("step")
-            if not isinstance(step, int):
-                continue
-            first = step if first is None else first
-            match record.get("kind"):
-                case "step":
-                    found.steps[step] = record
-                case "time":
-                    found.times.append(record)
-                case "eval":
-                    found.evaluations[step] = record
-                case "samples":
-                    found.samples[step] = record.get("samples", [])
-        if first:
-            found.restarts.append(first)
-    return found
+class CoreTask(Lenient):
+    accuracy: Number = None
+    baseline: Number = None
+    centered: Number = None
+    examples: Number = None
+
+
+class Core(Lenient):
+    core: Number = None
+    tasks: Annotated[dict[str, CoreTask], BeforeValidator(_clean_keys)] = {}
+
+
+class BaseEvalFacts(Lenient):
+    bits_per_byte: ByKind = ByKind()
+    xz_bits_per_byte: ByKind = ByKind()
+    core: Core | None = None
+
+
+class Sample(Lenient):
+    prompt: Text = ""
+    text: Text = ""
+
+    @property
+    def continuation(self) -> str:
+        """What the model wrote, without the prompt where the text repeats it."""
+        return self.text.removeprefix(self.prompt)
+
+
+class Record(Lenient):
+    """One line of pretrain's metrics, of any kind."""
+
+    kind: Text = ""
+    step: Number = None
+    tokens: Number = None
+    loss: Number = None
+    gradient_norm: Number = None
+    learning_rate: Number = None
+    data: Number = None
+    step_seconds: Number = None
+    checkpoint: Number = None
+    evaluation: Number = None
+    tokens_per_second: Number = None
+    mfu: Number = None
+    bits_per_byte: ByKind = ByKind()
+    samples: Annotated[list[Sample], BeforeValidator(_usable)] = []
+
+
+def record(values: dict[str, Any]) -> Record:
+    return Record.read(cast("dict[str, JsonValue]", values))

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from nanocode.run.directory import RunDirectory
+from nanocode.run.segments import read_segments
 from nanocode.storage.objects import open_store
 
 STEPS = 3000
@@ -78,3 +79,9 @@ def job(stage: str, run: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def directory(run: Path) -> RunDirectory:
     return RunDirectory(open_store(run))
+
+
+def steps_of(run: Path) -> dict[int, dict[str, float]]:
+    """The metrics of every step; what a later attempt did again replaces what an earlier one did."""
+    records = read_segments(directory(run).store, "pretrain", "metrics")
+    return {one["step"]: one for one in records if one["kind"] == "step"}

@@ -14,9 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from nanocode.report.facts import curves
 from nanocode.run.exits import Exit
-from tests.jobs.runs import STEPS, directory, environment, job, nanocode
+from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of
 
 KILLS = 20
 
@@ -29,7 +28,7 @@ def final_state(run: Path) -> dict:
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
-    steps = curves(directory(run), directory(run).done("pretrain")).steps
+    steps = steps_of(run)
     return [(step, one["loss"], one["gradient_norm"]) for step, one in sorted(steps.items())]
 
 
@@ -80,7 +79,7 @@ def test_sigterm_saves_at_the_next_step_and_leaves_with_75(run: Path, trained: P
     assert process.returncode == Exit.PREEMPTED
     step, saved = map(int, re.findall(r"told to leave at step (\d+) of \d+; saved at step (\d+)", errors)[0])
     assert step == saved, "it had time to save and did not"
-    times = [one["time"] for one in curves(directory(run), None).steps.values()]
+    times = [one["time"] for one in steps_of(run).values()]
     assert sum(when > told for when in times) <= 3
     finished = nanocode("run", "--run-dir", str(run), "--stages", "pretrain")
     assert finished.returncode == 0, finished.stderr

@@ -54,7 +54,9 @@ def test_training_and_validation_share_no_document(tree: Path, tmp_path: Path) -
 def test_a_document_that_comes_twice_is_trained_on_once(tree: Path, tmp_path: Path) -> None:
     again = write_tree(tmp_path / "again")
     for number in range(10):
-        (again / f"new{number}.txt").write_text(f"text number {number} that is nowhere else, and long enough to stay\n")
+        (again / f"new{number}.txt").write_text(
+            f"text number {number} that is nowhere else, and is long enough for every filter to let it stay\n"
+        )
     once = build(tmp_path / "once", tree, tokens=10_000_000)
     twice = build(tmp_path / "twice", tree, again, tokens=20_000_000)
     assert once is not None
@@ -145,6 +147,6 @@ def test_sources_are_mixed_evenly(tmp_path: Path) -> None:
     rows = Rows(LocalStore(tmp_path / "run")).rows(0, index.rows)
     marks = [TOKENIZER.decode(row).count("~~") for row in rows]
     middle = len(marks) // 2
-    assert sum(marks) > 30
+    assert sum(marks) > 15
     assert 0.7 < sum(marks[:middle]) / sum(marks[middle:]) < 1.4
     assert rows.shape[1] == CONTEXT + 1

@@ -1,0 +1,174 @@
+"""Pretrain's metrics over all attempts as one history, and series small enough to draw.
+
+A resumed attempt begins again at its checkpoint: its steps replace the same steps of earlier attempts, so no step
+counts twice. Attempts at another input digest are another training and stay out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from nanocode.report.facts import ByKind, Record, Sample, Seconds, record
+from nanocode.run.directory import RunDirectory
+from nanocode.run.segments import read_segments
+
+STAGE = "pretrain"
+# Points per drawn line: two to three per pixel-wide bucket of a chart on a large screen add nothing to see.
+DRAWN_POINTS = 360
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Where an attempt took over from the one before."""
+
+    attempt: int
+    step: float
+    x: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    step: float
+    x: float
+    bits_per_byte: ByKind
+
+
+@dataclass(frozen=True)
+class Samples:
+    step: float
+    tokens: float | None
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points with finite values, by step."""
+
+    x: list[float] = field(default_factory=list)
+    y: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The history of training. `x` is tokens seen, or steps where the metrics do not say tokens."""
+
+    x_unit: str = "tokens"
+    loss: Series = field(default_factory=Series)
+    gradient_norm: Series = field(default_factory=Series)
+    learning_rate: Series = field(default_factory=Series)
+    tokens_per_second: Series = field(default_factory=Series)
+    mfu: Series = field(default_factory=Series)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    samples: list[Samples] = field(default_factory=list)
+    restarts: list[Restart] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    last_step: float | None = None
+    last_tokens: float | None = None
+
+
+def read(run: RunDirectory, digest: str | None) -> Curves:
+    """The history of the attempts at `digest`, of every attempt if None; the latest attempt wins where two overlap."""
+    claims = {claim.attempt: claim.input_digest for claim in run.attempts(STAGE)}
+    by_kind: dict[str, dict[float, Record]] = {"step": {}, "time": {}, "eval": {}, "samples": {}}
+    begins: list[tuple[int, float]] = []
+    for attempt in sorted(int(n) for n in run.store.children(f"{STAGE}/attempts") if n.isascii() and n.isdecimal()):
+        if digest is not None and claims.get(attempt, digest) != digest:
+            continue
+        first: float | None = None
+        for values in read_segments(run.store, STAGE, "metrics", attempt):
+            one = record(values)
+            if one.step is None or one.kind not in by_kind:
+                continue
+            by_kind[one.kind][one.step] = one
+            if one.kind == "step":
+                first = one.step if first is None else min(first, one.step)
+        if first is not None:
+            begins.append((attempt, first))
+    ordered = {kind: [records[step] for step in sorted(records)] for kind, records in by_kind.items()}
+    return _curves(ordered, begins)
+
+
+def _curves(records: dict[str, list[Record]], begins: list[tuple[int, float]]) -> Curves:
+    steps, times = records["step"], records["time"]
+    in_tokens = bool(steps) and all(one.tokens is not None for one in steps)
+    tokens_at = {one.step: one.tokens for one in steps}
+    # Tokens grow by the same number at every step, so one known step places all others.
+    per_step = steps[-1].tokens / steps[-1].step if in_tokens and steps[-1].tokens and steps[-1].step else None
+
+    def x(one: Record) -> float:
+        step = one.step or 0.0
+        return (tokens_at.get(step) or step * (per_step or 0.0)) if in_tokens else step
+
+    def series(of: list[Record], value: Callable[[Record], float | None]) -> Series:
+        points = [(x(one), found) for one in of if (found := value(one)) is not None]
+        return Series([at for at, _ in points], [found for _, found in points])
+
+    return Curves(
+        x_unit="tokens" if in_tokens else "steps",
+        loss=series(steps, lambda one: one.loss),
+        gradient_norm=series(steps, lambda one: one.gradient_norm),
+        learning_rate=series(steps, lambda one: one.learning_rate),
+        tokens_per_second=series(times, lambda one: one.tokens_per_second),
+        mfu=series(times, lambda one: one.mfu),
+        evaluations=[Evaluation(one.step or 0.0, x(one), one.bits_per_byte) for one in records["eval"]],
+        samples=[Samples(one.step or 0.0, x(one) if in_tokens else None, one.samples) for one in records["samples"]],
+        restarts=[Restart(attempt, step, x(Record(step=step))) for attempt, step in begins[1:]],
+        seconds=Seconds(
+            step=_sum(times, lambda one: one.step_seconds),
+            data=_sum(times, lambda one: one.data),
+            evaluation=_sum(times, lambda one: one.evaluation),
+            checkpoint=_sum(times, lambda one: one.checkpoint),
+        ),
+        last_step=steps[-1].step if steps else None,
+        last_tokens=steps[-1].tokens if steps else None,
+    )
+
+
+def _sum(records: list[Record], value: Callable[[Record], float | None]) -> float | None:
+    found = [one for one in map(value, records) if one is not None]
+    return sum(found) if found else None
+
+
+def smooth(values: list[float], reach: int) -> list[float]:
+    """The mean over `reach` points on both sides, over fewer near the ends: symmetric, so nothing lags."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    smoothed = []
+    for i in range(len(values)):
+        k = min(i, len(values) - 1 - i, reach)
+        smoothed.append((sums[i + k + 1] - sums[i - k]) / (2 * k + 1))
+    return smoothed
+
+
+def means(series: Series, points: int = DRAWN_POINTS) -> Series:
+    """At most `points` points, each the mean of its bucket; the first and the last point stay what they are."""
+    if len(series) <= points:
+        return series
+    x, y = [series.x[0]], [series.y[0]]
+    for low, high in _buckets(len(series), points - 2):
+        x.append(sum(series.x[low:high]) / (high - low))
+        y.append(sum(series.y[low:high]) / (high - low))
+    return Series([*x, series.x[-1]], [*y, series.y[-1]])
+
+
+def extremes(series: Series, points: int = DRAWN_POINTS) -> Series:
+    """At most `points` points: the lowest and the highest of each bucket, so that no spike is lost."""
+    if len(series) <= points:
+        return series
+    x, y = [], []
+    for low, high in _buckets(len(series), points // 2):
+        lowest = min(range(low, high), key=series.y.__getitem__)
+        highest = max(range(low, high), key=series.y.__getitem__)
+        for i in sorted({lowest, highest}):
+            x.append(series.x[i])
+            y.append(series.y[i])
+    return Series(x, y)
+
+
+def _buckets(length: int, buckets: int) -> list[tuple[int, int]]:
+    edges = [round(i * length / buckets) for i in range(buckets + 1)]
+    return [(low, high) for low, high in pairwise(edges) if high > low]
