@@ -9,10 +9,10 @@ from pathlib import Path
 from types import FrameType
 
 from nanocode.config.settings import Settings, from_yaml, load
-from nanocode.run.digests import stage_digests
+from nanocode.run.digests import embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
-from nanocode.run.graph import Stage, order, select
+from nanocode.run.graph import STAGES, Stage, order, select
 from nanocode.storage.objects import open_store
 
 
@@ -44,7 +44,7 @@ def settle(
     """
     current = directory.latest_config()
     if current is None:
-        settings = load(preset, overrides, config)
+        settings = pinned(load(preset, overrides, config), directory)
         stage_digests(settings, directory)  # a source that is not there is refused before anything is written
         directory.add_config(settings.to_yaml())
         return settings
@@ -61,20 +61,39 @@ def settle(
             f"model.{changed[0]} {getattr(settings.model, changed[0])} is another model than this run's "
             f"({getattr(before.model, changed[0])}): choose another run directory"
         )
+    settings = pinned(settings, directory)
+    _accept_stale(directory, settings, yes)
     if settings != before:
-        _accept_stale(directory, before, settings, yes)
         directory.add_config(settings.to_yaml())
     return settings
 
 
-def _accept_stale(directory: RunDirectory, before: Settings, after: Settings, yes: bool) -> None:
-    old, new = stage_digests(before, directory), stage_digests(after, directory)
-    stale = [name for name in order() if old[name] != new[name] and directory.done(name) is not None]
+def pinned(settings: Settings, directory: RunDirectory) -> Settings:
+    """The settings with every embedded source at a revision: the one that is read already, else today's."""
+    embedded = [source for source in settings.corpus.sources if source.location == "embedded"]
+    if not embedded or (all(source.revision for source in embedded) and _has_read(settings, directory)):
+        return settings
+    sources = tuple(
+        source.model_copy(update={"revision": embedded_revision()}) if source in embedded else source
+        for source in settings.corpus.sources
+    )
+    return settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"sources": sources})})
+
+
+def _has_read(settings: Settings, directory: RunDirectory) -> bool:
+    marker = directory.done("corpus")
+    return marker is not None and marker.input_digest == stage_digests(settings, directory)["corpus"]
+
+
+def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> None:
+    digests = stage_digests(settings, directory)
+    markers = {name: directory.done(name) for name in order() if not STAGES[name].reads_what_is_there}
+    stale = [name for name, marker in markers.items() if marker is not None and marker.input_digest != digests[name]]
     if not stale or yes:
         return
-    line = f"these settings make {', '.join(stale)} stale: the stages run again, what they made is kept"
+    line = f"settings or sources have changed and make {', '.join(stale)} stale: they run again, what they made is kept"
     if not sys.stdin.isatty():
-        raise UsageError(f"{line}; say --yes to go on, or leave the settings as they were")
+        raise UsageError(f"{line}; say --yes to go on, or put them back as they were")
     if input(f"{line}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was changed")
 

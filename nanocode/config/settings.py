@@ -54,6 +54,9 @@ class Source(Section):
     column: str = "text"
     """The text's column or key in parquet and JSONL."""
     licence: str = "unknown"
+    revision: str | None = None
+    """Of `embedded`: which interpreter and packages a run read, pinned when it begins. Installing something later
+    changes nothing that is done."""
 
 
 class Corpus(Section):

@@ -46,14 +46,15 @@ def source_digests(settings: Settings) -> dict[str, str]:
     found = {}
     for source in settings.corpus.sources:
         if source.location == "embedded":
-            found[source.location] = _embedded_digest()
+            if source.revision is None:  # else it is among the settings
+                found[source.location] = embedded_revision()
         elif "://" not in source.location:
             found[source.location] = _path_digest(Path(source.location))
     return found
 
 
 @cache
-def _embedded_digest() -> str:
+def embedded_revision() -> str:
     """The interpreter and the packages by version: the embedded source is what they carry."""
     packages = sorted({f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "nanocode"})
     return hashlib.sha256("\n".join([platform.python_version(), *packages]).encode()).hexdigest()[:32]

@@ -107,7 +107,7 @@ def fit(
         nonlocal pending, seconds
         values = [(k, {name: float(x) for name, x in one.items()}) for k, one in jax.device_get(pending)]
         for k, one in values:
-            metrics.write({"kind": "step", "step": k, **one})
+            metrics.write({"kind": "step", "step": k, **one, "tokens": (k + 1) * work.tokens})
         spent = seconds.training()
         rate = len(values) * work.tokens / spent
         mfu = len(values) * work.flops / spent / work.peak_flops

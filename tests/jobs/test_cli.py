@@ -1,14 +1,19 @@
 """What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from jobs import local
 from jobs.cli import main, settings_help
 from nanocode.config.settings import known_keys
+from nanocode.run.digests import stage_digests
+from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
-from tests.jobs.runs import begin, directory, job, nanocode
+from nanocode.storage.objects import open_store
+from tests.jobs.runs import begin, directory, job, nanocode, write_sources
 
 
 def one_line(text: str) -> str:
@@ -62,6 +67,30 @@ def test_settings_that_make_stages_stale_name_them_first(run: Path, capsys: pyte
     assert "make tokenizer, corpus stale" in told
     assert "--yes" in told
     assert [path.name for path in (run / "config").iterdir()] == ["1.yaml"]
+
+
+def test_a_source_that_changed_makes_its_stages_stale(
+    run: Path, tmp_path: Path, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "fresh"
+    assert nanocode(*begin(new, write_sources(tmp_path / "own")), "--stages", "tokenizer").returncode == 0
+    (tmp_path / "own/new.py").write_text("something = 'else'\n" * 20)
+    assert main(["run", "--run-dir", str(new), "--stages", "tokenizer"]) == Exit.USAGE
+    assert "make tokenizer stale" in one_line(capsys.readouterr().err)
+
+
+def test_installing_a_package_later_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(open_store(tmp_path))
+    first = local.settle(directory, "demo", [], None, yes=False)
+    digests = stage_digests(first, directory)
+    now = datetime.now(UTC)
+    for stage in ("tokenizer", "corpus"):
+        directory.finish(stage, Marker(stage=stage, input_digest=digests[stage], attempt=1, started=now, ended=now))
+    monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)
+    monkeypatch.setattr("nanocode.run.digests.embedded_revision", lambda: "f" * 32)
+    assert local.settle(directory, None, [], None, yes=False) == first
+    other = RunDirectory(open_store(tmp_path / "other"))
+    assert local.settle(other, "demo", [], None, yes=False).corpus.sources[0].revision == "f" * 32
 
 
 def test_with_yes_only_the_stale_stages_run_again_and_old_markers_are_kept(run: Path) -> None:
