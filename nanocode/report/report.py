@@ -154,7 +154,7 @@ def build(run: RunDirectory, commands: Sequence[str] | None = None) -> Report:
         base_eval=BaseEvalFacts.read(metrics["base-eval"]),
         curves=history.read(run, _digest(pretrain)),
         commands=tuple(map(clean, commands)) if commands else (_command(preset, settings, f"runs/{name}-again"),),
-        next_command=_command(preset, settings, location),
+        next_command=clean(shlex.join(["nanocode", "run", "--run-dir", location])),
     )
 
 
@@ -184,6 +184,8 @@ def _command(preset: str | None, settings: Settings | None, location: str) -> st
     parts = ["nanocode", "run", "--preset", preset or "demo", "--run-dir", location]
     if settings is not None and settings.preset in PRESETS:
         ours = settings.model_dump(mode="json")
+        for source in ours["corpus"]["sources"]:
+            source["revision"] = None  # pinned by the run itself
         theirs = load(settings.preset, environment={}).model_dump(mode="json")
         for key, value in _differences(ours, theirs):
             parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class Checkpoints:
         began = time.monotonic()
         name = self._name(self._attempt, step)
         marker = {"step": step, "input_digest": self._digest, "position": position}
-        self._saver.save(epath.Path(_location(self._run.store, name)), args=ocp.args.PyTreeSave(state), force=True)
+        with _one_line(name):
+            self._saver.save(epath.Path(_location(self._run.store, name)), args=ocp.args.PyTreeSave(state), force=True)
         self._publishing = self._publisher.submit(self._publish, name, marker, began)
         return time.monotonic() - held
 
@@ -122,7 +124,8 @@ class Checkpoints:
 
     def _publish(self, name: str, marker: dict[str, Any], began: float) -> None:
         """In a thread of its own: once every host's part is on storage, mark the checkpoint, then prune."""
-        self._saver.wait_until_finished()
+        with _one_line(name):
+            self._saver.wait_until_finished()
         self.save_seconds = time.monotonic() - began
         if jax.process_index() != 0:
             return
@@ -169,6 +172,19 @@ class Checkpoints:
 
     def _name(self, attempt: int, step: int) -> str:
         return f"{self._stage}/attempts/{attempt}/checkpoints/{step}"
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """A full disk, which Orbax reports as `OSError` and tensorstore as a long `ValueError`, as `StorageError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if "No space left" in str(error) or "Disk quota" in str(error):
+            raise StorageError(
+                f"no space left to write checkpoint {name}: free some, then the same command goes on"
+            ) from error
+        raise
 
 
 def _location(store: Store, name: str) -> str:

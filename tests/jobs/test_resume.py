@@ -113,6 +113,35 @@ def test_a_damaged_newest_checkpoint_costs_one_checkpoint(run: Path, trained: Pa
     assert_same_ending(run, trained)
 
 
+def test_a_full_disk_is_one_line_and_loses_nothing(prepared: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    used = sum(path.stat().st_size + 8192 for path in prepared.rglob("*"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={used + 800_000}", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        run = Path(shutil.copytree(prepared, disk / "run"))
+        directory(run).add_config(
+            (run / "config/1.yaml").read_text().replace("keep_checkpoints: 3", "keep_checkpoints: 99")
+        )
+        process = job("pretrain", run)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == Exit.FAILED, errors
+        told = [line for line in errors.splitlines() if line.startswith("nanocode: ")]
+        assert len(told) == 1
+        assert "no space left" in told[0]
+        assert "Traceback" not in errors
+        subprocess.run(["mount", "-o", "remount,size=500m", str(disk)], check=True)
+        process = job("pretrain", run)
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == Exit.DONE, errors
+        assert '"resumed"' in out
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
 @pytest.mark.slow
 def test_two_processes_train_together_and_resume_as_one(run: Path, trained: Path, free_port: int) -> None:
     def together() -> list:
