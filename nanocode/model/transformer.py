@@ -87,7 +87,7 @@ class Transformer(nnx.Module):
         if not shape.tied_embeddings:
             self.head = declare(rngs, normal(0.001), width=d, vocab=v)
         if shape.value_embeddings:
-            self.value_embed = declare(rngs, normal(d**-0.5), vocab=v, kv_heads=shape.key_heads * shape.head_width)
+            self.value_embed = declare(rngs, normal(d**-0.5), vocab=v, width=shape.key_heads * shape.head_width)
         self.layers = Layers(shape, rngs)
 
     def hidden(

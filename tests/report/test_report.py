@@ -105,7 +105,7 @@ def test_a_half_finished_run_says_what_is_missing_and_how_to_go_on(tmp_path: Pat
     assert "This run is not finished." in page
     assert "pretrain was begun once, on" in page
     assert "base-eval is not begun; it waits for pretrain" in page
-    assert f"nanocode run --preset demo --run-dir {report.location}" in page
+    assert f"nanocode run --run-dir {report.location}" in page
     assert "Training has reached step 250 of 1,400, 768k tokens." in page
     assert "Base-eval is not done." in page
     assert "Parameters 918k" in page, "the settings imply it"

@@ -89,3 +89,12 @@ def test_a_mesh_axis_is_never_used_twice(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(meshes.RULES, "mlp", "fsdp")
     with pytest.raises(ValueError, match="one mesh axis twice"):
         meshes.spec(("layers", "width", "mlp"))
+
+
+def test_every_extra_has_a_place_on_every_mesh() -> None:
+    shape = SHAPE.model_copy(update={"residual_scalars": True, "value_embeddings": True, "tied_embeddings": False})
+    model = abstract_model(shape, "float32")
+    layout = meshes.weight_shardings(meshes.make_mesh(2, 2), logical_axes(model))
+    state = init_state(shape, OPTIMIZER, 0)
+    placed = jax.device_put(state["weights"], layout)
+    assert placed["value_embed"].addressable_shards[0].data.size * 4 == placed["value_embed"].size
