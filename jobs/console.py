@@ -34,7 +34,8 @@ def set_up_logging(keep: Callable[[dict[str, Any]], None] | None = None) -> None
     )
     # Libraries that log through the standard library: their warnings are not lost, their chatter is.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs through absl what it also raises: the exception is enough.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Display:

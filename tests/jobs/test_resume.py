@@ -18,6 +18,7 @@ from nanocode.run.exits import Exit
 from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of
 
 KILLS = 20
+pytestmark = pytest.mark.slow
 
 
 def final_state(run: Path) -> dict:
@@ -40,7 +41,6 @@ def assert_same_ending(run: Path, other: Path) -> None:
     assert len(losses(run)) == STEPS
 
 
-@pytest.mark.slow
 def test_killed_twenty_times_at_random_moments_it_ends_with_the_same_bits(run: Path, trained: Path) -> None:
     dice = random.Random(20261124)
     for kill in range(KILLS):
@@ -142,7 +142,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(prepared: Path, tmp_path: Pat
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-@pytest.mark.slow
 def test_two_processes_train_together_and_resume_as_one(run: Path, trained: Path, free_port: int) -> None:
     def together() -> list:
         return [

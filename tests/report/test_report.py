@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from nanocode.config.settings import load
 from nanocode.report import Report, build, render_html, render_markdown
 from nanocode.report.curves import Series, extremes, means, smooth
 from nanocode.report.facts import SourceFacts
+from nanocode.report.words import quantity
 from nanocode.run.directory import RunDirectory
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import LocalStore
@@ -108,7 +110,7 @@ def test_a_half_finished_run_says_what_is_missing_and_how_to_go_on(tmp_path: Pat
     assert f"nanocode run --run-dir {report.location}" in page
     assert "Training has reached step 250 of 1,400, 768k tokens." in page
     assert "Base-eval is not done." in page
-    assert "Parameters 918k" in page, "the settings imply it"
+    assert f"Parameters {quantity(load('demo').model.parameters())}" in page, "the settings imply it"
     assert "Cost $0.03 all stages" in page
     assert report.bits_per_byte.code is not None, "the newest evaluation of training stands in for base-eval"
     assert "Base-eval is not done." in render_markdown(report)
