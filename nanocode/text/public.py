@@ -16,17 +16,17 @@ CACHED_REPOSITORIES = ("openai-community/gpt2", "gpt2", "Qwen/Qwen2.5-Coder-0.5B
 TIKTOKEN_FILES = {"cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"}
 
 
-def installed() -> dict[str, Encode]:
+def installed(hub_cache: Path | None = None) -> dict[str, Encode]:
     """Name -> encode, of every public tokenizer found in a cache of `huggingface_hub` or `tiktoken`."""
-    return _from_hub_cache() | _from_tiktoken_cache()
+    return _from_hub_cache(hub_cache) | _from_tiktoken_cache()
 
 
-def _from_hub_cache() -> dict[str, Encode]:
+def _from_hub_cache(cache: Path | None) -> dict[str, Encode]:
     from huggingface_hub import try_to_load_from_cache
 
     found: dict[str, Encode] = {}
     for repository in CACHED_REPOSITORIES:
-        path = try_to_load_from_cache(repository, "tokenizer.json")
+        path = try_to_load_from_cache(repository, "tokenizer.json", cache_dir=cache)
         if isinstance(path, str):
             found[repository] = partial(_ids, Tokenizer.from_file(path))
     return found

@@ -1,6 +1,7 @@
 """What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -189,7 +190,7 @@ def test_a_run_can_live_in_a_bucket(gcs_url: str, sources: Path) -> None:
 
 def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared: Path) -> None:
     run, folder, again = tmp_path / "run", tmp_path / "hf", tmp_path / "again"
-    plain = ("model.previous_token_keys=0", "pretrain.steps=20")
+    plain = ("model.previous_token_keys=0", "model.tied_embeddings=false", "pretrain.steps=20")
     assert nanocode(*begin(run, sources, *plain), "--stages", "tokenizer,corpus,pretrain").returncode == 0
     done = nanocode("export", str(run), "--to", str(folder))
     assert done.returncode == 0, done.stderr
@@ -207,4 +208,26 @@ def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared
 def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> None:
     done = nanocode("export", str(trained), "--to", str(tmp_path / "hf"))
     assert done.returncode == Exit.CONFIGURATION
-    assert "no place for previous_token_keys=0.5" in one_line(done.stderr)
+    assert "no place for previous_token_keys=0.5, tied_embeddings=True" in one_line(done.stderr)
+
+
+def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    bundle = Path(__file__).parents[1] / "golden/core-bundle"
+    change = ("run", "--run-dir", str(run), "--set", f"base_eval.core_bundle={bundle}", "--yes")
+    done = nanocode(*change)
+    assert done.returncode == 0, done.stderr
+    first = directory(run).done("base-eval")
+    assert first is not None
+    assert set(first.metrics["core"]["tasks"]) == {"toy_mc", "toy_mc_zero_shot", "toy_schema", "toy_lm"}
+    (run / "base-eval/DONE.json").unlink()
+    kept = next(run.glob("base-eval/*/core/toy_lm.json"))
+    kept.write_text(kept.read_text().replace("false", "true"))
+    assert nanocode("run", "--run-dir", str(run)).returncode == 0
+    again = directory(run).done("base-eval")
+    assert again is not None
+    assert again.metrics["core"]["tasks"]["toy_lm"]["accuracy"] == 1.0, "what was done is not done again"
+    assert again.metrics["core"]["tasks"]["toy_mc"] == first.metrics["core"]["tasks"]["toy_mc"]
+    broken = nanocode(*change[:-2], f"base_eval.core_bundle={tmp_path / 'absent'}", "--yes")
+    assert broken.returncode == Exit.CONFIGURATION
+    assert "no core.yaml in" in broken.stderr

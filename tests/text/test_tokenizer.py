@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanocode.text.public import installed
 from nanocode.text.special import SPECIAL_TOKENS
 from nanocode.text.tokenizer import Tokenizer, bytes_per_token, train
 
@@ -103,3 +104,16 @@ def test_impossible_sizes_are_refused() -> None:
         train(TEXTS, 1000, digits=0, split_underscore=True)
     with pytest.raises(ValueError, match="outside the vocabulary"):
         DEMO.decode([1024])
+
+
+def test_a_public_tokenizer_in_the_hub_cache_is_compared_with(tmp_path: Path) -> None:
+    revision = "0" * 40
+    folder = tmp_path / "models--gpt2"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(revision)
+    (folder / "snapshots" / revision).mkdir(parents=True)
+    (folder / "snapshots" / revision / "tokenizer.json").write_bytes(LARGER.to_bytes())
+    found = installed(tmp_path)
+    assert list(found) == ["gpt2"]
+    assert bytes_per_token(found["gpt2"], TEXTS) == bytes_per_token(LARGER.encode, TEXTS)
+    assert installed(tmp_path / "empty") == {}
