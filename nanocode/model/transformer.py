@@ -143,7 +143,7 @@ def project(
     if shape.shifted_key_heads:
         k = shift_keys(k, segments, shape.shifted_key_heads)
     if extra_values is not None:
-        v = v + layer["value_gain"][:, None] * extra_values.reshape(heads)
+        v = v + layer["value_gain"][None, None, :, None] * extra_values.reshape(heads)
     return rms_norm(rotate(q, *angles)), rms_norm(rotate(k, *angles)), v
 
 

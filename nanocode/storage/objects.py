@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 import google_crc32c
 
@@ -45,6 +45,7 @@ class StaleGeneration(StorageError):
     """The object changed since its generation was looked at: read it again and decide anew."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """What a run directory stands on. Every method may raise `StorageError`, and `ValueError` for a bad name."""
 

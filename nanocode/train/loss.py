@@ -114,7 +114,7 @@ def _forward(
         logits = softcap * squashed
         total = jax.nn.logsumexp(logits, axis=-1)
         picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        is_target = jnp.arange(logits.shape[-1]) == target[..., None]
+        is_target = jnp.arange(logits.shape[-1])[None, None] == target[..., None]
         error = jnp.exp(logits - total[..., None]) - is_target.astype(jnp.float32)
         # d tanh: the softcap's slope is 1 - tanh².
         d_logits = (weight[..., None] * error * (1 - jnp.square(squashed))).astype(x.dtype)

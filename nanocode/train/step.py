@@ -3,7 +3,8 @@
 A row holds T + 1 tokens; a BOS starts each document and is never a target, so segments, positions and the loss mask
 all follow from where the BOS stand.
 
-Axes: A accumulation steps, B rows of a micro-batch, T positions, D width, V vocabulary.
+Axes: A accumulation steps, B rows of a micro-batch, T positions, D width, V vocabulary. `Integer` is `Int` or unsigned:
+shards hold uint16.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Integer, PyTree
 
 from nanocode.config.shape import ModelShape
 from nanocode.model.transformer import SOFTCAP, Transformer, parameters
@@ -33,11 +34,11 @@ class Rows(NamedTuple):
     weights: Float[Array, "B T"]
 
 
-def unpack(rows: Int[Array, "B T1"], bos: int) -> Rows:
+def unpack(rows: Integer[Array, "B T1"], bos: int) -> Rows:
     """Documents begin at each BOS; positions count from there; a BOS is no target."""
     rows = rows.astype(jnp.int32)
     tokens, targets = rows[:, :-1], rows[:, 1:]
-    index = jnp.arange(tokens.shape[1])
+    index = jnp.arange(tokens.shape[1])[None]
     # A segment is known by where it starts. (A scan in log T steps: XLA's cumulative maximum takes T² on a CPU.)
     starts = jax.lax.associative_scan(jnp.maximum, jnp.where(tokens == bos, index, 0), axis=1)
     return Rows(tokens, starts, index - starts, targets, (targets != bos).astype(jnp.float32))
@@ -66,7 +67,7 @@ def init_state(shape: ModelShape, optimizer: optax.GradientTransformation, seed:
 
 def make_train_step(
     model: Transformer, optimizer: optax.GradientTransformation, bos: int
-) -> Callable[[State, Int[Array, "A B T1"]], tuple[State, dict[str, Array]]]:
+) -> Callable[[State, Integer[Array, "A B T1"]], tuple[State, dict[str, Array]]]:
     """`(state, rows) -> (state, metrics)`, to be jitted with the state donated."""
 
     def loss_sum(weights: PyTree, rows: Rows) -> Float[Array, ""]:
@@ -75,10 +76,10 @@ def make_train_step(
         sums: LossSums = next_token_loss(hidden, filled.head_matrix(), rows.targets, rows.weights, SOFTCAP)
         return sums.loss
 
-    def train_step(state: State, batch: Int[Array, "A B T1"]) -> tuple[State, dict[str, Array]]:
+    def train_step(state: State, batch: Integer[Array, "A B T1"]) -> tuple[State, dict[str, Array]]:
         weights = state["weights"]
 
-        def accumulate(sums: tuple[Array, Array, PyTree], rows: Int[Array, "B T1"]) -> tuple[Any, None]:
+        def accumulate(sums: tuple[Array, Array, PyTree], rows: Integer[Array, "B T1"]) -> tuple[Any, None]:
             unpacked = unpack(rows, bos)
             loss, gradient = jax.value_and_grad(loss_sum)(weights, unpacked)
             return jax.tree.map(jnp.add, sums, (loss, jnp.sum(unpacked.weights), gradient)), None
@@ -100,10 +101,10 @@ def make_train_step(
     return train_step
 
 
-def make_score(model: Transformer, bos: int) -> Callable[[PyTree, Int[Array, "B T1"]], tuple[Array, Array, Array]]:
+def make_score(model: Transformer, bos: int) -> Callable[[PyTree, Integer[Array, "B T1"]], tuple[Array, Array, Array]]:
     """`(weights, rows) -> (losses, weights, likeliest)`, each [B, T]: nats per target, its mask, the greedy token."""
 
-    def score(weights: PyTree, rows: Int[Array, "B T1"]) -> tuple[Array, Array, Array]:
+    def score(weights: PyTree, rows: Integer[Array, "B T1"]) -> tuple[Array, Array, Array]:
         filled, unpacked = with_weights(model, weights), unpack(rows, bos)
         hidden = filled.hidden(unpacked.tokens, unpacked.segments, unpacked.positions)
         losses, likeliest = token_losses(hidden, filled.head_matrix(), unpacked.targets, SOFTCAP)

@@ -43,3 +43,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs a trained or a prepared run takes seconds."""
+    for item in items:
+        if {"prepared", "trained"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

@@ -144,6 +144,13 @@ def test_the_tpu_kernel_refuses_other_lengths() -> None:
         attention.attend_splash(*arrays, segments)
 
 
+def test_the_nvidia_path_takes_float32_to_the_reference() -> None:
+    """Without a GPU only this branch runs; cuDNN itself takes 16-bit inputs on NVIDIA devices."""
+    *arrays, segments = attention_inputs(100, 2)
+    found = attention.attend_cudnn(*arrays, segments)
+    np.testing.assert_array_equal(found, attention.attend_reference(*arrays, segments))
+
+
 def test_linear_and_norm_have_the_gradients_of_their_formulas() -> None:
     dice = np.random.default_rng(0)
     x, narrow, wide = (jnp.asarray(dice.normal(size=s), jnp.float32) for s in ((2, 5, 8), (8, 3), (8, 12)))
