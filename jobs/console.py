@@ -38,6 +38,22 @@ def set_up_logging(keep: Callable[[dict[str, Any]], None] | None = None) -> None
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
+def hide_late_writes() -> None:
+    """Say nothing when a write ends after the save that asked for it has failed.
+
+    Orbax closes its event loop on the first failed write, and tensorstore's threads then find it closed, where Python
+    can only print a traceback. The failure itself is raised to whoever waits for the save.
+    """
+    show = sys.unraisablehook
+
+    def show_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and error.args == ("Event loop is closed",)):
+            show(unraisable)
+
+    sys.unraisablehook = show_unless_late
+
+
 class Display:
     """One line of progress per phase, in place on a terminal, else at most every 5 seconds."""
 

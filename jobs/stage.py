@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 from pydantic import JsonValue
 
-from jobs.console import Display, set_up_logging
+from jobs.console import Display, hide_late_writes, set_up_logging
 from nanocode.config.settings import Settings, from_yaml
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -107,6 +107,7 @@ def run_stage(stage: str, work: Callable[[Task], Outcome | None], claims_itself:
     """
     preemption = Preemption()
     set_up_logging()
+    hide_late_writes()
     try:
         options = _parse(stage)
         _run(stage, work, options, preemption, claims_itself)
