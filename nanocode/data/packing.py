@@ -56,11 +56,14 @@ def pieces(documents: Iterable[Ids], context: int, bos: int) -> Iterator[npt.NDA
             yield tokens[start : start + context]
 
 
-def pack(documents: Iterable[Ids], context: int, bos: int, buffer: int = 256) -> Iterator[npt.NDArray[np.uint32]]:
+def pack(
+    documents: Iterable[Ids], context: int, bos: int, buffer: int = 256, whole: bool = False
+) -> Iterator[npt.NDArray[np.uint32]]:
     """Rows of `context` + 1 tokens, in one pass, holding at most about `buffer` pieces.
 
     A row takes the longest piece that still fits. When none does, the longest is cut to fill the row and its rest
     goes back. A single slot that is left cannot hold BOS and a token: it gets a BOS. Only the last row is padded more.
+    `whole`: nothing is cut, for conversations, and what no piece fits is padded.
     """
     if context < 1 or buffer < 1:
         raise ValueError(f"cannot pack into context {context} with a buffer of {buffer}: both start at 1")
@@ -75,7 +78,7 @@ def pack(documents: Iterable[Ids], context: int, bos: int, buffer: int = 256) ->
             space = context - start
             fitting = pool.take(space)
             if fitting is None:
-                fitting = pool.take(context)
+                fitting = None if whole else pool.take(context)
                 if fitting is None:
                     break
                 pool.add(fitting[space:])

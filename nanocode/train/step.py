@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Integer, PyTree
 
 from nanocode.config.shape import ModelShape
 from nanocode.model.transformer import SOFTCAP, Transformer, parameters
+from nanocode.train.supervision import Weigh
 from nanocode.train.loss import LossSums, next_token_loss, token_losses
 
 State = dict[str, Any]
@@ -34,14 +35,15 @@ class Rows(NamedTuple):
     weights: Float[Array, "B T"]
 
 
-def unpack(rows: Integer[Array, "B T1"], bos: int) -> Rows:
-    """Documents begin at each BOS; positions count from there; a BOS is no target."""
+def unpack(rows: Integer[Array, "B T1"], bos: int, weigh: Weigh | None = None) -> Rows:
+    """Documents begin at each BOS; positions count from there; a BOS is no target. All others weigh 1, or `weigh`."""
     rows = rows.astype(jnp.int32)
     tokens, targets = rows[:, :-1], rows[:, 1:]
     index = jnp.arange(tokens.shape[1])[None]
     # A segment is known by where it starts. (A scan in log T steps: XLA's cumulative maximum takes T² on a CPU.)
     starts = jax.lax.associative_scan(jnp.maximum, jnp.where(tokens == bos, index, 0), axis=1)
-    return Rows(tokens, starts, index - starts, targets, (targets != bos).astype(jnp.float32))
+    weights = weigh(rows) if weigh is not None else (targets != bos).astype(jnp.float32)
+    return Rows(tokens, starts, index - starts, targets, weights)
 
 
 def abstract_model(shape: ModelShape, compute_dtype: str, remat: bool = False) -> Transformer:
@@ -66,7 +68,7 @@ def init_state(shape: ModelShape, optimizer: optax.GradientTransformation, seed:
 
 
 def make_train_step(
-    model: Transformer, optimizer: optax.GradientTransformation, bos: int
+    model: Transformer, optimizer: optax.GradientTransformation, bos: int, weigh: Weigh | None = None
 ) -> Callable[[State, Integer[Array, "A B T1"]], tuple[State, dict[str, Array]]]:
     """`(state, rows) -> (state, metrics)`, to be jitted with the state donated."""
 
@@ -80,12 +82,12 @@ def make_train_step(
         weights = state["weights"]
 
         def accumulate(sums: tuple[Array, Array, PyTree], rows: Integer[Array, "B T1"]) -> tuple[Any, None]:
-            unpacked = unpack(rows, bos)
+            unpacked = unpack(rows, bos, weigh)
             loss, gradient = jax.value_and_grad(loss_sum)(weights, unpacked)
             return jax.tree.map(jnp.add, sums, (loss, jnp.sum(unpacked.weights), gradient)), None
 
         if batch.shape[0] == 1:  # spares a copy of the gradients
-            unpacked = unpack(batch[0], bos)
+            unpacked = unpack(batch[0], bos, weigh)
             loss, gradient = jax.value_and_grad(loss_sum)(weights, unpacked)
             tokens = jnp.sum(unpacked.weights)
         else:
