@@ -1,9 +1,9 @@
 """The process that starts sandboxed commands, watches them, and leaves none of them behind.
 
-One fork server per process that uses sandboxes, started by `sandbox.py` as `python -I -S`: a fork of it costs a
-millisecond, a new Python ten. The server takes one connection per command and forks a supervisor for it; the
-supervisor forks the command, adopts every orphan below it (PR_SET_CHILD_SUBREAPER), kills the tree at its end, at a
-limit, or when the connection is hung up, and answers when the last process is gone.
+One fork server per process that uses sandboxes, started by `server.py` as `python -I -S`: a fork of it costs a
+millisecond, a new Python ten. It takes one connection per command and forks a supervisor for it (or, for Grep, a process
+that a bad pattern cannot keep). The supervisor forks the command, adopts every orphan below it, kills the tree at its
+end, at a limit, or when the connection is hung up, and answers when the last process is gone.
 
     request    4 bytes of length, JSON
     answer     4 bytes of length, JSON, the output
@@ -12,6 +12,7 @@ limit, or when the connection is hung up, and answers when the last process is g
 import json
 import os
 import platform
+import re
 import resource
 import select
 import shutil
@@ -20,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ CENSUS_SECONDS = 0.02
 # Output beyond this ends the command: nobody reads it, and to carry it costs the machine.
 FLOOD_BYTES = 16 << 20
 OPEN_FILES = 256
+SEARCH_BYTES = 1 << 30
 PRIVATE_TMP = "/tmp"  # noqa: S108 - of the command's own
 PRIVATE_TMP_BYTES = 64 << 20
 # User ids that nobody has: one per command, so that RLIMIT_NPROC counts its processes and no others.
@@ -106,12 +109,9 @@ def _answer(connection: socket.socket, server: Server) -> None:
     """Supervise one command, in a process of its own that ends here."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        request = Request(**json.loads(_receive(connection)))
-        try:
-            outcome, output = _supervise(request, connection, server)
-        except OSError as error:
-            outcome, output = Outcome(refused=str(error)), b""
-        header = json.dumps(outcome._asdict()).encode()
+        asked = json.loads(_receive(connection))
+        answer, output = (_search if asked.pop("kind") == "search" else _run)(asked, connection, server)
+        header = json.dumps(answer).encode()
         with suppress(BrokenPipeError):  # the caller has given up
             connection.sendall(struct.pack("=I", len(header)) + header + output)
     finally:
@@ -122,6 +122,35 @@ def _receive(connection: socket.socket) -> bytes:
     with connection.makefile("rb") as stream:
         (length,) = struct.unpack("=I", stream.read(4))
         return stream.read(int(length))
+
+
+def _search(asked: dict[str, Any], connection: socket.socket, server: Server) -> tuple[dict[str, Any], bytes]:
+    """In which lines of the texts the pattern is found. No pattern can hold this process longer than its alarm."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, asked["seconds"])
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (SEARCH_BYTES, SEARCH_BYTES))
+    hits: list[tuple[int, int]] = []
+    size = 0
+    try:
+        warnings.simplefilter("ignore")
+        compiled = re.compile(asked["pattern"])
+        for text, lines in enumerate(asked["texts"]):
+            for number, line in enumerate(lines):
+                if size < asked["most"] and compiled.search(line):
+                    hits.append((text, number))
+                    size += len(line) + 1
+    except (re.error, RecursionError, OverflowError, MemoryError, ValueError) as error:
+        return {"hits": [], "error": str(error) or type(error).__name__}, b""
+    return {"hits": hits, "error": ""}, b""
+
+
+def _run(asked: dict[str, Any], connection: socket.socket, server: Server) -> tuple[dict[str, Any], bytes]:
+    try:
+        outcome, output = _supervise(Request(**asked), connection, server)
+    except OSError as error:
+        return Outcome(refused=str(error))._asdict(), b""
+    return outcome._asdict(), output
 
 
 def _supervise(request: Request, connection: socket.socket, server: Server) -> tuple[Outcome, bytes]:

@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,17 @@ def test_an_edit_keeps_the_files_mode_and_replaces_it_whole(workspace: Workspace
 
 # -- paths --------------------------------------------------------------------------------------------------------------
 
-OUTSIDE = ["../outside.txt", "lib/../../outside.txt", "/etc/passwd", "{root}/a.txt", "lib/..", "..", "/", "//a.txt", "./../outside.txt"]
+OUTSIDE = [
+    "../outside.txt",
+    "lib/../../outside.txt",
+    "/etc/passwd",
+    "{root}/a.txt",
+    "lib/..",
+    "..",
+    "/",
+    "//a.txt",
+    "./../outside.txt",
+]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
@@ -293,7 +304,9 @@ def test_a_link_swapped_in_during_a_thousand_edits_changes_nothing_outside(
     assert os.listdir(root.parent / "outside") == ["a.txt"]
 
 
-def test_what_is_no_regular_file_is_refused_at_once(workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(
+    workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(root / "fifo")
     monkeypatch.chdir(root)  # a socket's path may have 107 bytes
     names = ["fifo", "socket"]
@@ -344,7 +357,7 @@ def test_grep_finds(workspace: Workspace, pattern: str, path: str, found: str) -
 @pytest.mark.parametrize(
     ("pattern", "path", "beginning"),
     [
-        ("(", ".", "bad pattern: missing )"),
+        ("(", ".", "bad pattern: missing ), unterminated"),
         ("*", ".", "bad pattern: nothing to repeat"),
         ("(?<=a+", ".", "bad pattern: "),
         ("x" * 1001, ".", "bad pattern: longer than 1000 characters"),
@@ -357,26 +370,41 @@ def test_grep_refuses(workspace: Workspace, pattern: str, path: str, beginning: 
     assert refused(lambda: workspace.grep(pattern, path)).startswith(beginning)
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", "(.*a){25}$", "^(([a-z])+.)+[A-Z]([a-z])+$", r"(\w+\s?)*!"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", "(.*a){25}$", "^(([a-z])+.)+[A-Z]([a-z])+$", r"(\w+\s?)*!"]
+)
 def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "GREP_SECONDS", 0.3)
     (root / "a").write_text("a" * 40 + "!b\n" + "a" * 5000 + "c\n")
     started = time.monotonic()
-    try:
+    with suppress(ToolError):
         Workspace(root).grep(pattern)
-    except ToolError as error:
-        assert "takes more than 0.3 s" in str(error)
     assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("pattern", ["((a{1,1000}){1,1000}){1,1000}", "(?:(?:(?:a{99}){99}){99}){99}", "a{4000000000}", "[a-z&&[^b]]", "(?R)", r"\p{L}{9999}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "((a{1,1000}){1,1000}){1,1000}",
+        "(?:(?:(?:a{99}){99}){99}){99}",
+        "a{4000000000}",
+        "(?:" * 300 + "a" + ")+" * 300,
+        "[a-z&&[^b]]",
+        "(?R)",
+        r"\p{L}{9999}",
+    ],
+)
 def test_a_pattern_that_is_large_to_compile_ends(workspace: Workspace, pattern: str) -> None:
     started = time.monotonic()
-    try:
+    with suppress(ToolError):
         workspace.grep(pattern)
-    except ToolError:
-        pass
     assert time.monotonic() - started < 3
+
+
+def test_a_pattern_that_takes_too_long_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "GREP_SECONDS", 0.3)
+    (root / "a").write_text("a" * 40 + "!\n")
+    assert refused(lambda: Workspace(root).grep("(a|aa)+$")).startswith("search takes more than 0.3 s")
 
 
 def test_grep_skips_git_and_files_come_sorted(workspace: Workspace, root: Path) -> None:
@@ -397,7 +425,7 @@ def test_a_folder_without_end_is_searched_to_a_depth(workspace: Workspace, root:
         here = below
     os.close(here)
     assert workspace.grep("one") == "a.txt:1:one"
-    assert "too long" in refused(lambda: workspace.read("d/" * 3000 + "x")) or True
+    assert refused(lambda: workspace.read("d/" * 501 + "x")).startswith("no such file: d/d/")
 
 
 def test_grep_cuts_a_long_answer(root: Path) -> None:
@@ -459,14 +487,32 @@ def test_nothing_but_tool_errors_comes_of_random_calls(root: Path) -> None:
     (root / "link").symlink_to("..")
     os.mkfifo(root / "fifo")
     random_ = random.Random(0)
-    pieces = ["a.txt", "lib", "..", ".", "/", "", "link", "fifo", "\0", "\ud800", "ä", "b.py", "x" * 256, "\n", "outside.txt"]
+    pieces = [
+        "a.txt",
+        "lib",
+        "..",
+        ".",
+        "/",
+        "",
+        "link",
+        "fifo",
+        "\0",
+        "\ud800",
+        "ä",
+        "b.py",
+        "x" * 256,
+        "\n",
+        "outside.txt",
+    ]
     texts = ["", "one", "t", "\r\n", "\n", "\0", "(", "\ud800", "(?P<a>b)", "\\", "return", "ä"]
     for _ in range(3000):
         path = "/".join(random_.choices(pieces, k=random_.randint(1, 3)))
         old, new = random_.choices(texts, k=2)
         action = random_.choice(
             [
-                lambda p=path: workspace.read(p, random_.choice([None, 0, 1, 5, -3]), random_.choice([None, 0, 1, 10**9])),
+                lambda p=path: workspace.read(
+                    p, random_.choice([None, 0, 1, 5, -3]), random_.choice([None, 0, 1, 10**9])
+                ),
                 lambda p=path, o=old, n=new: workspace.edit(p, o, n),
                 lambda p=path, o=old: workspace.grep(o, p),
             ]
