@@ -1,5 +1,6 @@
 """The way to the fork server of `supervisor.py`, one per process: started at first use, ends with this process."""
 
+import atexit
 import json
 import os
 import socket
@@ -61,6 +62,7 @@ def _control() -> socket.socket:
     with _starting:
         if _server is None or _server[0] != os.getpid():
             _server = os.getpid(), _start()
+            atexit.register(_server[1].close)
         return _server[1]
 
 

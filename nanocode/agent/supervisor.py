@@ -1,8 +1,8 @@
 """The process that starts sandboxed commands, watches them, and leaves none of them behind.
 
 One fork server per process that uses sandboxes, started by `server.py` as `python -I -S`: a fork of it costs a
-millisecond, a new Python ten. It takes one connection per command and forks a supervisor for it (or, for Grep, a process
-that a bad pattern cannot keep). The supervisor forks the command, adopts every orphan below it, kills the tree at its
+millisecond, a new Python ten. It takes one connection per command and forks a supervisor for it (or, for Grep, a
+process that a bad pattern cannot keep). The supervisor forks the command, adopts every orphan below it, kills the tree at its
 end, at a limit, or when the connection is hung up, and answers when the last process is gone.
 
     request    4 bytes of length, JSON
@@ -214,6 +214,9 @@ def _become_command(request: Request, server: Server, tmp: str, user: int | None
     """Turn this process into the sandboxed command. Never returns: trouble is told through the pipe."""
     try:
         os.setsid()
+        # Python ignores the first two, the server the others, and what is ignored stays so across exec.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
         nothing = os.open("/dev/null", os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -392,8 +395,6 @@ def _read(descriptor: int) -> bytes | None:
 
 def _exceeds(request: Request) -> bool:
     """Whether there are too many processes, or all of them together hold too much memory."""
-    if request.grade == "none":
-        return False
     family = _descendants()
     # bwrap's own two count as well.
     return len(family) > request.processes + 2 or _resident_bytes(family) > request.memory_bytes
