@@ -1,8 +1,8 @@
 """The process that starts sandboxed commands, watches them, and leaves none of them behind.
 
 One fork server per process that uses sandboxes, started by `server.py` as `python -I -S`: a fork of it costs a
-millisecond, a new Python ten. It takes one connection per command and forks a supervisor for it (or, for Grep, a
-process that a bad pattern cannot keep). The supervisor forks the command, adopts every orphan below it, kills the tree at its
+millisecond, a new Python ten. It takes one connection per command and forks a supervisor for it, or for Grep a process
+that a bad pattern cannot keep. The supervisor forks the command, adopts every orphan below it, kills the tree at its
 end, at a limit, or when the connection is hung up, and answers when the last process is gone.
 
     request    4 bytes of length, JSON
@@ -33,6 +33,8 @@ CENSUS_SECONDS = 0.02
 # Output beyond this ends the command: nobody reads it, and to carry it costs the machine.
 FLOOD_BYTES = 16 << 20
 OPEN_FILES = 256
+# Threads that other processes of the same user may start while a command runs.
+NPROC_SLACK = 256
 SEARCH_BYTES = 1 << 30
 PRIVATE_TMP = "/tmp"  # noqa: S108 - of the command's own
 PRIVATE_TMP_BYTES = 64 << 20
@@ -241,6 +243,10 @@ def _become_command(request: Request, server: Server, tmp: str, user: int | None
             "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*",
         }  # fmt: skip
         _limit(request)
+        if LINUX and user is None and request.grade != "namespaces":
+            # Counted with all else that this user runs, now and soon; the census knows better, but comes later.
+            most = _threads_of_this_user() + request.processes + NPROC_SLACK
+            resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         if request.grade == "namespaces":
             _exec_bubblewrap(request, server, user, environment | {"TMPDIR": PRIVATE_TMP})
         if request.grade == "landlock":
@@ -265,6 +271,15 @@ def _limit(request: Request) -> None:
             resource.setrlimit(kind, (most, most))
     # SIGXCPU at the soft limit can be caught, SIGKILL at the hard one cannot.
     resource.setrlimit(resource.RLIMIT_CPU, (request.cpu_seconds, request.cpu_seconds + 1))
+
+
+def _threads_of_this_user() -> int:
+    count = 0
+    for pid in os.listdir("/proc"):
+        with suppress(OSError, ValueError):
+            if os.stat(f"/proc/{int(pid)}").st_uid == os.getuid():
+                count += len(os.listdir(f"/proc/{pid}/task"))
+    return count
 
 
 def _confine(request: Request, server: Server, tmp: str, user: int | None) -> None:

@@ -449,7 +449,7 @@ def test_a_fork_bomb_ends_and_the_machine_stays_usable(root: Path, grade: Grade,
     done.set()
     watcher.join()
     assert took < 1 + 3 * UNHURRIED
-    assert most - before < 20 * QUICK.processes
+    assert most - before < 5 * QUICK.processes
     assert not processes_with(name)
     assert run(root, grade, "echo alive").output == "alive\n"
 
@@ -561,7 +561,7 @@ def test_the_same_holds_for_a_user_that_is_not_root(grade: Grade) -> None:
     system = "/usr/bin/python3"  # the interpreter of the tests may lie in root's home
     if os.geteuid() != 0 or not Path(system).exists() or not Path("/usr/bin/setpriv").exists():
         pytest.skip("needs root, setpriv and the system's Python")
-    if subprocess.run([system, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:
+    if subprocess.run([system, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False).returncode:
         pytest.skip("the system's Python is older than 3.11")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(Path(__file__).parents[2] / "nanocode" / "agent", Path(folder, "nanocode", "agent"))
@@ -570,7 +570,7 @@ def test_the_same_holds_for_a_user_that_is_not_root(grade: Grade) -> None:
         os.chown(Path(folder, "home"), 54321, 54321)
         done = subprocess.run(
             ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--", system, "-c", AS_A_USER, grade.value, f"{folder}/home"],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": folder, "HOST_TOKEN": SECRET}, capture_output=True, text=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": folder, "HOST_TOKEN": SECRET}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     if done.returncode == 77:
         pytest.skip(f"a user that is not root cannot be held by {grade} here")
