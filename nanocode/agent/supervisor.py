@@ -246,6 +246,8 @@ def _become_command(request: Request, server: Server, tmp: str, user: int | None
         if LINUX and user is None and request.grade != "namespaces":
             # Counted with all else that this user runs, now and soon; the census knows better, but comes later.
             most = _threads_of_this_user() + request.processes + NPROC_SLACK
+            hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         if request.grade == "namespaces":
             _exec_bubblewrap(request, server, user, environment | {"TMPDIR": PRIVATE_TMP})
