@@ -261,10 +261,13 @@ class EndpointPolicy:
         if head is None:
             return
         yield head
+        trouble: EndpointError
         try:
             yield from rest
+            return
         except EndpointError as error:
-            raise self._told(error) from None
+            trouble = error
+        raise self._told(trouble)
 
     # One request ------------------------------------------------------------------------------------------------------
 
@@ -283,29 +286,32 @@ class EndpointPolicy:
     def _insist(self, attempt: Callable[[], T]) -> T:
         """The attempt's result, in as many tries as its kind of trouble deserves."""
         unavailable = bad = 0
-        trouble: EndpointError
-        pause: float | None
         while True:
+            trouble: EndpointError
+            pause: float | None = None
+            final: str | None = None
             try:
                 return attempt()
             except EndpointUnavailable as error:
                 trouble, pause = error, error.retry_after
                 unavailable += 1
                 if pause is not None and pause > LONGEST_RETRY_AFTER:
-                    raise self._told(error, f", and asks to wait {pause:.0f} s") from None
-                if unavailable >= self.endpoint.tries:
-                    raise self._told(error, f" ({unavailable} tries)") from None
+                    final = f", and asks to wait {pause:.0f} s"
+                elif unavailable >= self.endpoint.tries:
+                    final = f" ({unavailable} tries)"
             except BadAnswer as error:
-                trouble, pause = error, None
+                trouble = error
                 bad += 1
                 if bad >= ANSWER_TRIES:
-                    raise self._told(error, f" ({bad} tries)") from None
+                    final = f" ({bad} tries)"
             except (_ContextFull, EndpointMisconfigured) as error:
-                raise self._told(error) from None
+                trouble, final = error, ""
+            if final is not None:
+                raise self._told(trouble, final)  # outside of `except`: what it stems from may show the key
             # Half of the wait is chance, so that threads that were turned away together do not come back together.
             step = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (unavailable + bad - 1))
-            seconds = step * (0.5 + 0.5 * self._dice.random())
-            seconds = pause + seconds - step * 0.5 if pause is not None else seconds
+            chance = 0.5 * step * self._dice.random()
+            seconds = (0.5 * step if pause is None else pause) + chance
             log.info("endpoint: trying again", reason=str(self._told(trouble)), seconds=round(seconds, 1))
             self._sleep(seconds)
 

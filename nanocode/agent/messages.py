@@ -115,7 +115,8 @@ def first(error: ValidationError) -> str:
     """The first thing that is wrong, in one line without the input itself."""
     one = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in one["loc"])
-    return " ".join(f"{place}: {one['msg']}" if place else one["msg"].split())[:REASON_CHARACTERS]
+    text = f"{place}: {one['msg']}" if place else one["msg"]
+    return " ".join(text.split())[:REASON_CHARACTERS]
 
 
 def from_messages(messages: Sequence[Any]) -> list[Message]:

@@ -278,7 +278,7 @@ def test_what_may_have_been_billed_is_counted_at_its_worst() -> None:
 
 def test_the_cap_refuses_the_next_call_and_is_never_passed() -> None:
     with asking(
-        [completion(usage=(3000, 64))],
+        [completion(usage=(1000, 64))],
         prompt_dollars=10.0,
         completion_dollars=10.0,
         cap_dollars=0.2,
