@@ -82,7 +82,7 @@ def _typed(call: Call) -> dict[str, str | int]:
 def step_of(message: WireMessage) -> Step:
     """What an assistant's message says; of several calls the first. `ValueError` in words a model can act on."""
     call = call_of(message.tool_calls[0]) if message.tool_calls else None
-    return Step(_plain(message.content or ""), call)
+    return Step(plain(message.content or ""), call)
 
 
 def call_of(wire: WireCall) -> Call:
@@ -98,11 +98,12 @@ def call_of(wire: WireCall) -> Call:
             ) from None
     call = checked(function.name[:40], given)
     for value in call.arguments.values():
-        _plain(value)
+        plain(value)
     return call
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text, if it can be written: JSON can hold what UTF-8 cannot."""
     if not text.isascii():
         try:
             text.encode()
@@ -137,13 +138,13 @@ def from_messages(messages: Sequence[Any]) -> list[Message]:
             raise ValueError("a tool call has no result")
         match wire.role:
             case "user" | "human":
-                text = _plain(wire.content or "")
+                text = plain(wire.content or "")
                 found.append(User(f"{system}\n\n{text}" if system and not has_tools and not found else text))
             case "assistant" | "gpt":
                 if not wire.tool_calls:
                     found.append(step_of(wire))
                     continue
-                waiting = [(_plain(wire.content or ""), wire.tool_calls[0])]
+                waiting = [(plain(wire.content or ""), wire.tool_calls[0])]
                 waiting += [("", call) for call in wire.tool_calls[1:]]
                 ids = [call.id for _, call in waiting if call.id is not None]
                 if len(set(ids)) != len(ids):
@@ -178,7 +179,7 @@ def _answered(waiting: list[tuple[str, WireCall]], wire: WireMessage) -> Iterato
     text, call = waiting.pop(place)
     if place > 0:  # results came in another order than the calls
         text, waiting[0] = waiting[0][0], (text, waiting[0][1])
-    return iter((Step(text, call_of(call)), Result(_plain(wire.content or ""))))
+    return iter((Step(text, call_of(call)), Result(plain(wire.content or ""))))
 
 
 def check_order(conversation: Conversation) -> None:

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanocode.agent.conversation import Conversation, Message, Step, User, to_json
 from nanocode.agent.endpoint import BadAnswer, EndpointPolicy
-from nanocode.agent.episode import Limits, Policy, Reply, episode, play, silent
+from nanocode.agent.episode import Episode, Limits, Policy, Reply, episode, play
 from nanocode.agent.messages import first
 from nanocode.agent.soul import Principle, Soul
-from nanocode.agent.workspace import Workspace
-from nanocode.tasks.task import Task, judge
+from nanocode.agent.workspace import ToolError, Workspace
+from nanocode.synth.expert import agreeable
+from nanocode.tasks.task import Task, Verdict, judge
 
 TEACHER_LIMITS = Limits()
 WHY_CHARACTERS = 300
@@ -123,7 +125,7 @@ def attempt(
     soul: Soul,
     critic: Critic | None = None,
     revisions: int = 2,
-    reply: Reply = silent,
+    reply: Reply = agreeable,
     limits: Limits = TEACHER_LIMITS,
     furnish: Furnish = furnished,
 ) -> Attempted:
@@ -132,43 +134,56 @@ def attempt(
     Answers that are no steps make a try fall; an endpoint that is out of reach or too expensive raises.
     """
     rejected: list[Message] | None = None
-    why = ""
+    fault: Fault | None = None
     for _ in range(1 + revisions):
         with furnish(task) as workspace:
-            request = task.prompt + (REMARK.format(why=why) if why else "")
+            request = task.prompt + (REMARK.format(why=fault.told) if fault else "")
             acting = episode(workspace, request, lambda call: call.tool not in task.rejects, reply, limits)
             try:
                 (played,) = play(teacher, [acting])
             except BadAnswer as error:
-                why = f"No step could be made of the answer: {error}"
+                fault = Fault(str(error), "Its answer was neither a text nor a valid tool call.")
                 continue
             messages: list[Message] = [User(task.prompt), *played.messages[1:]]
-            if played.ended != "done":
-                why = f"It ended {played.ended}."
-            else:
-                why = _fault(task, messages, workspace, soul)
-        if not why and critic is not None:
+            fault = _fault(task, played, messages, workspace, soul)
+        if fault is None and critic is not None:
             try:
-                why = _told(critic(messages), soul.principles)
+                violations = critic(messages)
             except BadAnswer as error:  # nobody looked at it: dropped, but no example of anything
                 return Attempted(None, None, f"no critique: {error}")
-        if not why:
-            return Attempted(messages, rejected, "")
+            if violations:
+                fault = Fault(f"breaks SOUL {violations[0].principle}", _told(violations, soul.principles))
+        if fault is None:
+            return Attempted(messages, rejected if rejected != messages else None, "")
         if rejected is None and any(isinstance(message, Step) for message in messages):
             rejected = messages
-    return Attempted(None, rejected, why)
+    return Attempted(None, rejected, fault.reason if fault else "")
 
 
-def _fault(task: Task, messages: Conversation, workspace: Workspace, soul: Soul) -> str:
+class Fault(NamedTuple):
+    """Why an attempt fell."""
+
+    reason: str
+    told: str
+    """What the teacher is told of it: not the check itself, which may hold the answer."""
+
+
+def _fault(task: Task, played: Episode, messages: Conversation, workspace: Workspace, soul: Soul) -> Fault | None:
     """What a program finds wrong."""
+    if played.ended != "done":
+        return Fault(played.ended, f"It ended {played.ended}.")
     if broken := soul.broken(messages):
-        return "It broke " + " ".join(f'principle {p.number}, "{p.text}"' for p in broken)
-    verdict = judge(task, messages, workspace)
+        told = " ".join(f'It broke principle {p.number}, "{p.text}"' for p in broken)
+        return Fault(f"breaks SOUL {broken[0].number}", told)
+    try:
+        verdict = judge(task, messages, workspace)
+    except ToolError as error:
+        verdict = Verdict(False, f"the check cannot be run: {error}")
     if not verdict.passed:
-        return f"It did not do what was asked: {verdict.reason}."
+        return Fault(f"check failed: {verdict.reason}", "It did not do what was asked.")
     if any(isinstance(message, Step) and LEAK.search(message.text) for message in messages):
-        return "It spoke of the remark."
-    return ""
+        return Fault("speaks of the remark", "It spoke of the remark.")
+    return None
 
 
 def _told(violations: Sequence[Violation], principles: Sequence[Principle]) -> str:
