@@ -1,5 +1,6 @@
 """A corpus is a function of its sources: no worker, no kill and no order changes a byte of it."""
 
+import os
 import random
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanocode.data.shards import Rows, read_index
@@ -123,6 +125,33 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tree: Path, tmp_p
     assert kills >= 3, "it was done before it could be killed: the test proves nothing"
     subprocess.run(command, check=True)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+POOL = """
+import os, sys, time
+from nanocode.text.units import processes
+def one(number):
+    time.sleep(0.3)
+    return str(os.getpid())
+if __name__ == "__main__":
+    with processes(2) as run:
+        print(*run(one, [(0,), (1,)]), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_of_a_killed_parent_end_with_it(tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )  # fmt: skip
+    assert parent.stdout is not None
+    pool = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.communicate()
+    _, alive = psutil.wait_procs(pool, timeout=10)
+    assert pool and not alive
 
 
 def test_the_quota_takes_the_first_units_whoever_made_more(tree: Path) -> None:
