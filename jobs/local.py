@@ -104,28 +104,33 @@ def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
 
 
 def _child(directory: RunDirectory, stage: Stage) -> int:
-    """Run a stage to its end; SIGTERM is passed on, and waited for."""
+    """Run a stage to its end; SIGTERM and Ctrl-C are passed on, and waited for: the stage says what it saved."""
     command = [sys.executable, "-m", stage.module, "--run-dir", directory.store.url]
     # Large pages for large arrays, which a step allocates anew each time: a tenth of its time on a CPU.
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+    # A stage that leaves at once leaves its pool's semaphores to Python's tracker, which removes them and complains.
+    quiet = "ignore:resource_tracker:UserWarning"
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONWARNINGS": quiet, **os.environ}
+    # A child is born deaf to the terminal's Ctrl-C, and listens once it can save: until then our SIGTERM ends it.
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, env=environment)
     told = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         nonlocal told
+        process.send_signal(signal.SIGINT if told and number == signal.SIGINT else signal.SIGTERM)
         told = True
-        process.send_signal(signal.SIGTERM)
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    terminated = signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
     try:
         code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal sent it to the child too
-        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGINT, interrupted)
         if process.poll() is None:
             process.kill()
+    if told and code == -signal.SIGTERM:
+        print("nanocode: told to leave; the same command goes on from here", file=sys.stderr)
     return Exit.PREEMPTED if told and code != Exit.DONE else code
 
 
