@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from nanocode.run.digests import embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES, Stage, order, select
+from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import open_store
 
 
@@ -25,6 +27,7 @@ def run(
     settings = settle(directory, preset, overrides, config, yes)
     for stage in chosen:
         while not _is_done(directory, stage, settings):
+            _warn_of_others(directory, stage)
             code = _child(directory, stage)
             if code in (Exit.PREEMPTED, Exit.CONFIGURATION, Exit.USAGE):
                 return code
@@ -101,6 +104,17 @@ def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> Non
 def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
     marker = directory.done(stage.name)
     return marker is not None and marker.input_digest == stage_digests(settings, directory)[stage.name]
+
+
+def _warn_of_others(directory: RunDirectory, stage: Stage) -> None:
+    """One line for an attempt that may still be alive: two at once do no harm, and everything twice."""
+    now = time.time()
+    for claim in reversed(directory.attempts(stage.name)):
+        sign = last_sign(directory, claim)
+        if seems_alive(claim, sign, now):
+            told = f"attempt {claim.attempt} of {stage.name} by {claim.who} wrote {max(0, now - sign):.0f} s ago"
+            print(f"nanocode: {told}; if it is alive, both do the same work", file=sys.stderr)
+            return
 
 
 def _child(directory: RunDirectory, stage: Stage) -> int:

@@ -1,5 +1,8 @@
 """Which attempt `nanocode status` shows, and what it says of one that may be alive."""
 
+import re
+import socket
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +14,7 @@ from jobs import local, status
 from nanocode.config.settings import load
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
+from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import open_store
 
@@ -69,3 +73,22 @@ def test_an_attempt_that_has_been_silent_is_begun_and_says_since_when(run: RunDi
         "attempt 1 by elsewhere:1 wrote last 100 s ago",
         "attempt 1 by elsewhere:1 wrote last 101 s ago",
     )
+
+
+def test_a_second_process_on_a_run_is_warned_of_the_first(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "_child", lambda directory, stage: Exit.PREEMPTED)
+
+    def warned() -> str:
+        assert local.run(run.store.url, None, [], None, ["pretrain"], yes=False) == Exit.PREEMPTED
+        return capsys.readouterr().err
+
+    attempt(run, 300, seconds_ago=100)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    attempt(run, 300, who=f"{socket.gethostname()}:{gone.pid}")
+    assert warned() == "", "silent for long, and known to be gone"
+    attempt(run, 300, seconds_ago=3)
+    told = r"attempt 3 of pretrain by elsewhere:1 wrote \d s ago; if it is alive, both do the same work"
+    assert re.search(told, warned())
