@@ -62,6 +62,7 @@ class Display:
         self._log = structlog.get_logger()
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._ended: set[str] = set()
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             columns = (
@@ -84,9 +85,13 @@ class Display:
                 self._tasks[phase] = self._bar.add_task(label, total=total, unit=unit, facts=text)
             self._bar.update(self._tasks[phase], completed=done, total=total, facts=text)
             return
-        now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES or done >= total:
+        now, ends = time.monotonic(), done >= total
+        if ends and phase in self._ended:
+            return  # a phase may reach its total many times, and go on
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or ends:
             self._last_line = now
+            if ends:
+                self._ended.add(phase)
             rounded = {name: float(f"{value:.5g}") for name, value in facts.items()}
             self._log.info(phase, stage=self._stage, done=done, total=total, unit=unit, **rounded)
 

@@ -5,9 +5,10 @@ import sys
 import threading
 
 import pytest
+import structlog
 import tensorstore
 
-from jobs.console import hide_late_writes
+from jobs.console import Display, hide_late_writes
 
 
 @pytest.fixture
@@ -51,3 +52,12 @@ def test_every_other_error_nobody_can_catch_is_shown(shown: list) -> None:
     broken = Broken()
     del broken
     assert [str(error) for error in shown] == ["a bug of ours"]
+
+
+def test_the_end_of_a_phase_is_one_line() -> None:
+    with structlog.testing.capture_logs() as lines:
+        display = Display("tokenizer")
+        for _ in range(33):
+            display.show("reading", 4.0, 4.0, "MB")
+        display.show("learning", 1, 1, "vocabularies")
+    assert [line["event"] for line in lines] == ["reading", "learning"]
