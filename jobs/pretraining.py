@@ -88,6 +88,8 @@ def train(task: Task) -> Outcome | None:
             metrics.write(
                 {"kind": "eval", "step": done, "tokens": done * tokens, "bits_per_byte": last["bits_per_byte"]}
             )
+            bits = {f"{kind} bpb": value for kind, value in last["bits_per_byte"].items()}
+            task.display.note("evaluated", done, **bits)
             last["samples"] = samples(sampler, state["weights"], tokenizer, settings.seed)
             metrics.write({"kind": "samples", "step": done, "samples": last["samples"]})
 
@@ -95,8 +97,7 @@ def train(task: Task) -> Outcome | None:
             nonlocal spent
             spent += progress.seconds
             facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
-            bits = {f"{kind} bpb": value for kind, value in last.get("bits_per_byte", {}).items()}
-            task.display.show("training", progress.done, progress.steps, "steps", **facts, **bits)
+            task.display.show("training", progress.done, progress.steps, "steps", **facts)
             last.update(loss=progress.last["loss"])
 
         state = fit(
