@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can cause are one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return _end(Exit.USAGE, error)
     except ConfigurationError as error:
         return _end(Exit.CONFIGURATION, error)
     except StorageError as error:
         return _end(Exit.FAILED, error)
+    except BrokenPipeError:
+        # Whoever read has had enough, as `head` has. Python would flush what is left at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
     except KeyboardInterrupt:
         return _end(Exit.PREEMPTED, "interrupted; the same command goes on from here")
 

@@ -1,7 +1,10 @@
 """What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -170,6 +173,17 @@ def test_status_says_what_is_done(trained: Path, run: Path, capsys: pytest.Captu
     assert {stage["name"]: stage["state"] for stage in found["stages"]}["report"] == "done"
     assert main(["status", str(run)]) == Exit.DONE
     assert "waiting" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
+    run = RunDirectory(open_store(tmp_path))
+    local.settle(run, "demo", [], None, yes=False)
+    readable, writable = os.pipe()
+    os.close(readable)
+    with os.fdopen(writable, "w") as nobody:
+        command = [sys.executable, "-m", "jobs.cli", "status", "--json", str(tmp_path)]
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (Exit.DONE, "")
 
 
 def test_a_finished_run_is_not_run_again(trained: Path) -> None:
