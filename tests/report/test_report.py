@@ -59,6 +59,13 @@ def test_a_finished_run_shows_its_numbers(finished: Report) -> None:
     assert html.count("<figure>") == 6
 
 
+def test_two_figures_of_one_name_are_told_apart(finished: Report) -> None:
+    told = (
+        "During training bits per byte are of the first 32 rows of each kind of held-out text, at the top of all of it."
+    )
+    assert told in text(render_html(finished)) and told in render_markdown(finished)
+
+
 def test_markdown_shows_the_same_numbers(finished: Report) -> None:
     page = render_markdown(finished)
     for shown in (
