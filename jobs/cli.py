@@ -53,6 +53,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if options.to.exists() and not options.force and (not options.to.is_dir() or any(options.to.iterdir())):
+        raise UsageError(
+            f"{options.to} is there and not empty: say --force to write into it, or export to a new folder"
+        )
     from jobs import weights
 
     weights.export(options.run_dir, options.stage, options.to)
@@ -93,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_dir", metavar="DIR")
     export.add_argument("--stage", default="pretrain", choices=["pretrain"])
     export.add_argument("--to", type=Path, required=True, metavar="PATH")
+    export.add_argument("--force", action="store_true", help="write into PATH though something is there")
     export.set_defaults(command=_export)
     imported = commands.add_parser("import", help="begin a run from published NanoChat weights")
     imported.add_argument("folder", type=Path, metavar="HF_DIR")

@@ -209,6 +209,10 @@ def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared
     done = nanocode("export", str(run), "--to", str(folder))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    done = nanocode("export", str(run), "--to", str(folder))
+    assert done.returncode == Exit.USAGE
+    assert "is there and not empty: say --force" in one_line(done.stderr)
+    assert nanocode("export", str(run), "--to", str(folder), "--force").returncode == 0
     done = nanocode("import", str(folder), "--run-dir", str(again))
     assert done.returncode == 0, done.stderr
     twice = tmp_path / "twice"
