@@ -69,9 +69,9 @@ def settle(
 
 
 def pinned(settings: Settings, directory: RunDirectory) -> Settings:
-    """The settings with every embedded source at a revision: the one that is read already, else today's."""
+    """The settings with every embedded source at a revision: the one that made what is done, else today's."""
     embedded = [source for source in settings.corpus.sources if source.location == "embedded"]
-    if not embedded or (all(source.revision for source in embedded) and _has_read(settings, directory)):
+    if not embedded or (all(source.revision for source in embedded) and _is_in_use(settings, directory)):
         return settings
     sources = tuple(
         source.model_copy(update={"revision": embedded_revision()}) if source in embedded else source
@@ -80,9 +80,9 @@ def pinned(settings: Settings, directory: RunDirectory) -> Settings:
     return settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"sources": sources})})
 
 
-def _has_read(settings: Settings, directory: RunDirectory) -> bool:
-    marker = directory.done("corpus")
-    return marker is not None and marker.input_digest == stage_digests(settings, directory)["corpus"]
+def _is_in_use(settings: Settings, directory: RunDirectory) -> bool:
+    """Whether corpus or pretrain is done with these sources; an imported run has no corpus when it begins."""
+    return any(_is_done(directory, STAGES[name], settings) for name in ("corpus", "pretrain"))
 
 
 def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> None:

@@ -16,6 +16,8 @@ from nanocode.run.exits import Exit
 from nanocode.storage.objects import open_store
 from tests.jobs.runs import begin, directory, job, nanocode, write_sources
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 def one_line(text: str) -> str:
     lines = text.strip().splitlines()
@@ -205,6 +207,28 @@ def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared
     assert "is a run already" in one_line(done.stderr)
 
 
+def test_imported_weights_stay_when_the_run_goes_on(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = Path(shutil.copytree(GOLDEN / "hf-nanochat", tmp_path / "hf")), tmp_path / "run"
+    shutil.copy(next(prepared.glob("tokenizer/*/tokenizer.json")), folder)
+    assert main(["import", str(folder), "--run-dir", str(run)]) == Exit.DONE
+    imported = directory(run).done("pretrain")
+    assert imported is not None
+    go_on = ["run", "--run-dir", str(run), "--stages", "tokenizer,pretrain"]
+    assert main(go_on) == Exit.DONE
+    monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)  # a package was installed
+    assert main(go_on) == Exit.DONE
+    assert directory(run).done("pretrain") == imported
+
+
+def test_weights_without_their_tokenizer_are_not_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["import", str(GOLDEN / "hf-nanochat"), "--run-dir", str(tmp_path / "run")]
+    assert main(arguments) == Exit.CONFIGURATION
+    assert "it has no tokenizer.json" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> None:
     done = nanocode("export", str(trained), "--to", str(tmp_path / "hf"))
     assert done.returncode == Exit.CONFIGURATION
@@ -213,7 +237,7 @@ def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> N
 
 def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    bundle = Path(__file__).parents[1] / "golden/core-bundle"
+    bundle = GOLDEN / "core-bundle"
     change = ("run", "--run-dir", str(run), "--set", f"base_eval.core_bundle={bundle}", "--yes")
     done = nanocode(*change)
     assert done.returncode == 0, done.stderr
