@@ -62,6 +62,7 @@ def train(task: Task) -> Outcome | None:
     trainer = make_trainer(settings)
     pretrain = settings.pretrain
     checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, pretrain.keep_checkpoints)
+    checkpoints.remove_half_written()
     restored = checkpoints.restore(trainer.state)
     state, start = (restored[0], restored[1].step) if restored else (fresh_state(trainer, settings), 0)
     if restored:
