@@ -1,5 +1,6 @@
 """From settings to what the loop needs: mesh, model, optimizer, and a state laid out over the devices."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,17 +47,20 @@ class Trainer(Setup):
         return jax.tree.map(lambda x: x.sharding, self.state)
 
 
-def make_setup(settings: Settings) -> Setup:
-    """The model of these settings on all devices there are."""
-    mesh = make_mesh(settings)
+def make_setup(settings: Settings, mesh: Mesh | None = None) -> Setup:
+    """The model of these settings on a mesh, else on all devices there are, split by as much of fsdp as divides them.
+
+    What training needed many devices for, evaluation and export do on one.
+    """
+    mesh = mesh or meshes.make_mesh(math.gcd(settings.pretrain.fsdp, jax.device_count()))
     model = abstract_model(settings.model, settings.pretrain.compute_dtype, settings.pretrain.remat)
     layout = meshes.weight_shardings(mesh, logical_axes(model))
     return Setup(mesh, model, jax.tree.map(_placed, parameters(model), layout))
 
 
 def make_trainer(settings: Settings) -> Trainer:
-    """The same with everything that pretraining needs."""
-    setup = make_setup(settings)
+    """The same on the mesh that training asks for, with everything that pretraining needs."""
+    setup = make_setup(settings, training_mesh(settings))
     steps, pretrain = settings.pretrain_steps, settings.pretrain
     warmup, decay = round(pretrain.warmup_share * steps), round(pretrain.decay_share * steps)
     rate = schedule(pretrain.matrix_rate, steps, warmup, decay)
@@ -76,8 +80,8 @@ def _placed(shape: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtype
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
 
 
-def make_mesh(settings: Settings) -> Mesh:
-    """The mesh; `ConfigurationError` when devices or rows do not divide by it."""
+def training_mesh(settings: Settings) -> Mesh:
+    """The mesh of `pretrain.fsdp`; `ConfigurationError` when devices or rows do not divide by it."""
     try:
         mesh = meshes.make_mesh(settings.pretrain.fsdp)
     except ValueError as error:
