@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
 from nanocode.generate.sample import Sampler
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.segments import read_segments
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
 from nanocode.train.checkpoints import Checkpoints
@@ -78,7 +80,6 @@ def train(task: Task) -> Outcome | None:
     evaluation = BitsPerByte(trainer.mesh, trainer.model, tokenizer)
     sampler = Sampler(trainer.model, min(SAMPLE_TOKENS, settings.model.context // 2))
     last: dict[str, Any] = {}
-    spent = Seconds()
 
     with task.metrics() as metrics:
 
@@ -93,12 +94,9 @@ def train(task: Task) -> Outcome | None:
             metrics.write({"kind": "samples", "step": done, "samples": last["samples"]})
 
         def show(progress: Progress) -> None:
-            nonlocal spent
-            spent += progress.seconds
             facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
             bits = {f"{kind} bpb": value for kind, value in last.get("bits_per_byte", {}).items()}
             task.display.show("training", progress.done, progress.steps, "steps", **facts, **bits)
-            last.update(loss=progress.last["loss"])
 
         state = fit(
             state,
@@ -122,33 +120,62 @@ def train(task: Task) -> Outcome | None:
     checkpoints.close()
     if jax.process_index() != 0:
         return None
-    steps_here = settings.pretrain_steps - start
-    rate = steps_here * tokens / spent.training() if steps_here else None
+    whole = whole_curve(task)
     return Outcome(
         outputs={"checkpoint": checkpoints.found()[0].name},
         metrics={
             "steps": settings.pretrain_steps,
             "parameters": settings.model.parameters(),
             "tokens": settings.pretrain_steps * tokens,
-            "loss": last.get("loss"),
+            "loss": whole.loss,
             "bits_per_byte": last["bits_per_byte"],
-            "tokens_per_second": rate,
-            "mfu": rate and rate / tokens * flops / (peak * jax.device_count()),
+            "tokens_per_second": whole.tokens_per_second,
+            "mfu": whole.mfu,
             "peak_flops": peak,
             "peak_source": origin,
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "seconds": {
-                "data": spent.data,
-                "step": spent.step_seconds,
-                "checkpoint": spent.checkpoint,
-                "evaluation": spent.evaluation,
+                "data": whole.seconds.data,
+                "step": whole.seconds.step_seconds,
+                "checkpoint": whole.seconds.checkpoint,
+                "evaluation": whole.seconds.evaluation,
                 "compile": compile_seconds,
             },
             "peak_memory_bytes": peak_memory_bytes(),
         },
         chips=jax.device_count(),
     )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the metrics of a training say in the end."""
+
+    loss: float
+    """Of the last step."""
+    tokens_per_second: float
+    mfu: float
+    seconds: Seconds
+
+
+def whole_curve(task: Task) -> Curve:
+    """The metrics of all attempts at this work together: the last one may have had no step left to do."""
+    attempts = [claim.attempt for claim in task.run.attempts(task.stage) if claim.input_digest == task.digest]
+    records = [
+        one for attempt in attempts for one in read_segments(task.run.store, task.stage, "metrics", attempt, host=0)
+    ]
+    timed = [one for one in records if one["kind"] == "time"]
+    spent = [Seconds(**{part.name: one[part.name] for part in fields(Seconds)}) for one in timed]
+    total = sum(spent, Seconds())
+
+    def mean(name: str) -> float:
+        """Weighted by time: what was done over how long it took."""
+        done = sum(one[name] * seconds.training() for one, seconds in zip(timed, spent, strict=True))
+        return done / total.training()
+
+    last = max((one for one in records if one["kind"] == "step"), key=lambda one: one["step"])
+    return Curve(last["loss"], mean("tokens_per_second"), mean("mfu"), total)
 
 
 def join_other_hosts(task: Task) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import structlog
 
@@ -20,6 +20,7 @@ from nanocode.storage.objects import AlreadyExists, NotFound, StorageError, Stor
 log = structlog.get_logger()
 
 Kind = Literal["metrics", "events", "log"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class SegmentWriter:
@@ -107,17 +108,20 @@ class SegmentWriter:
                 self._arm()
 
 
-def read_segments(store: Store, stage: str, kind: Kind, attempt: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records in order of attempt, host and sequence, of one attempt if given; damaged lines are skipped."""
+def read_segments(
+    store: Store, stage: str, kind: Kind, attempt: int | None = None, host: str | int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The records by attempt, host and sequence, of one attempt and one host if given; damaged lines are skipped."""
     if attempt is not None:
         numbers = [attempt]
     else:
         numbers = sorted(int(n) for n in store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal())
     for number in numbers:
         folder = f"{stage}/attempts/{number}/{kind}"
-        segments = [name for name in store.children(folder) if _position(name) is not None]
-        for segment in sorted(segments, key=lambda name: _position(name) or (0, "", 0)):
-            yield from _records(store, f"{folder}/{segment}")
+        segments = [(place, name) for name in store.children(folder) if (place := _position(name)) is not None]
+        for (_, its_host, _), segment in sorted(segments):
+            if host is None or its_host == str(host):
+                yield from _records(store, f"{folder}/{segment}")
 
 
 def _position(segment: str) -> tuple[int, str, int] | None:

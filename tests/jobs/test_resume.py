@@ -61,6 +61,26 @@ def test_killed_twenty_times_at_random_moments_it_ends_with_the_same_bits(run: P
     assert_same_ending(run, trained)
 
 
+def test_killed_between_the_last_checkpoint_and_the_marker_it_still_knows_loss_rate_and_cost(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    first = directory(run).done("pretrain")
+    assert first is not None
+    (run / "pretrain/DONE.json").unlink()
+    process = job("pretrain", run)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.DONE, errors
+    assert f'"step": {STEPS}, ' in out, "nothing was left to do"
+    again = directory(run).done("pretrain")
+    assert again is not None
+    assert [again.metrics[key] for key in ("loss", "tokens_per_second", "mfu")] == [
+        first.metrics[key] for key in ("loss", "tokens_per_second", "mfu")
+    ]
+    assert again.metrics["loss"] == losses(trained)[-1][1]
+    assert again.chip_seconds > first.chip_seconds, "the first attempt is paid for too"
+
+
 def wait_for_checkpoint(run: Path, attempt: int = 1) -> None:
     """Until this attempt has a marked checkpoint."""
     deadline = time.monotonic() + 60
