@@ -25,6 +25,8 @@ def test_every_preset_loads_and_survives_being_written(preset: str) -> None:
     if preset != "demo":
         assert settings.corpus.tokens == pytest.approx(8 * settings.model.parameters(), rel=0.01)
         assert sum(source.share for source in settings.corpus.sources) == pytest.approx(1.0)
+    small = preset in ("demo", "d3", "d6")  # guessing is all they do in CORE
+    assert (settings.base_eval.core_bundle is None) == small
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from jobs import local
 from jobs.cli import main, settings_help
-from nanocode.config.settings import known_keys
+from nanocode.config.settings import known_keys, load
+from nanocode.run import digests
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
@@ -33,7 +34,7 @@ def one_line(text: str) -> str:
         ("pretrain.steps=many", "pretrain.steps = 'many'"),
         ("pretrain.batch_tokens=1000", "pretrain.batch_tokens 1000 is not a multiple of model.context 384"),
         ("model.heads=3", "width 128 is not divisible by heads 3"),
-        ("corpus.sources=/nowhere/at/all", "corpus source '/nowhere/at/all' is not there"),
+        ("corpus.sources=/nowhere/at/all", "corpus.sources '/nowhere/at/all' is not there"),
         ("pretrain.steps", "--set 'pretrain.steps' has no value"),
     ],
 )
@@ -82,13 +83,23 @@ def test_a_source_that_changed_makes_its_stages_stale(
     assert "make tokenizer stale" in one_line(capsys.readouterr().err)
 
 
+def test_a_core_bundle_that_changed_makes_only_its_stage_stale(tmp_path: Path) -> None:
+    bundle, run = Path(shutil.copytree(GOLDEN / "core-bundle", tmp_path / "bundle")), directory(tmp_path / "run")
+    settings = load("demo", [f"base_eval.core_bundle={bundle}"], environment={})
+    before = stage_digests(settings, run)
+    (bundle / "eval_data/toy_lm.jsonl").write_text("another item\n")
+    digests._path_digest.cache_clear()  # it is for one process, in which nothing changes
+    after = stage_digests(settings, run)
+    assert [name for name in before if before[name] != after[name]] == ["base-eval"]
+
+
 def test_installing_a_package_later_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(open_store(tmp_path))
     first = local.settle(directory, "demo", [], None, yes=False)
-    digests = stage_digests(first, directory)
+    wanted = stage_digests(first, directory)
     now = datetime.now(UTC)
     for stage in ("tokenizer", "corpus"):
-        directory.finish(stage, Marker(stage=stage, input_digest=digests[stage], attempt=1, started=now, ended=now))
+        directory.finish(stage, Marker(stage=stage, input_digest=wanted[stage], attempt=1, started=now, ended=now))
     monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)
     monkeypatch.setattr("nanocode.run.digests.embedded_revision", lambda: "f" * 32)
     assert local.settle(directory, None, [], None, yes=False) == first
@@ -254,4 +265,4 @@ def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained:
     assert again.metrics["core"]["tasks"]["toy_mc"] == first.metrics["core"]["tasks"]["toy_mc"]
     broken = nanocode(*change[:-2], f"base_eval.core_bundle={tmp_path / 'absent'}", "--yes")
     assert broken.returncode == Exit.CONFIGURATION
-    assert "no core.yaml in" in broken.stderr
+    assert f"base_eval.core_bundle '{tmp_path / 'absent'}' is not there" in one_line(broken.stderr)
