@@ -50,11 +50,12 @@ def settle(
         return settings
     number, text = current
     before = from_yaml(text, f"{directory.store.url}/config/{number}.yaml")
-    if preset not in (None, before.preset):
+    settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
+    if settings.preset != before.preset:
         raise ConfigurationError(
-            f"{directory.store.url} is a run of preset {before.preset}, not {preset}: choose another run directory"
+            f"{directory.store.url} is a run of preset {before.preset}, not {settings.preset}: "
+            "choose another run directory"
         )
-    settings = load(before.preset, overrides, config, base=before.model_dump(mode="json"))
     if settings.model != before.model:
         changed = [key for key, value in settings.model if value != getattr(before.model, key)]
         raise ConfigurationError(

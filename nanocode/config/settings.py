@@ -203,7 +203,7 @@ def load(
 ) -> Settings:
     """The resolved settings; `ConfigurationError` with key, value and next move where they cannot be.
 
-    `base` stands in for the preset's values: what a run already has.
+    `base` stands in for the preset and its values: what a run already has. Another preset changes the name alone.
     """
     from_file = _read_file(config_file) if config_file else {}
     layers = [from_file, _from_environment(environment), _from_assignments(overrides)]

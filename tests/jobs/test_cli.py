@@ -65,6 +65,24 @@ def test_another_preset_and_another_model_are_refused(prepared: Path, capsys: py
     assert sorted(path for path in prepared.rglob("*")) == before
 
 
+@pytest.mark.parametrize("way", ["--set", "environment", "--config"])
+def test_another_preset_is_refused_however_it_is_asked_for(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.settle(directory(tmp_path / "run"), None, [], None, yes=False)
+    arguments = ["run", "--run-dir", str(tmp_path / "run")]
+    match way:
+        case "--set":
+            arguments += ["--set", "preset=d3"]
+        case "environment":
+            monkeypatch.setenv("NANOCODE_PRESET", "d3")
+        case "--config":
+            (tmp_path / "c.yaml").write_text("preset: d3\n")
+            arguments += ["--config", str(tmp_path / "c.yaml")]
+    assert main(arguments) == Exit.CONFIGURATION
+    assert "a run of preset demo, not d3: choose another run directory" in one_line(capsys.readouterr().err)
+
+
 def test_settings_that_make_stages_stale_name_them_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--run-dir", str(run), "--set", "tokenizer.digits=2"]) == Exit.USAGE
     told = one_line(capsys.readouterr().err)
