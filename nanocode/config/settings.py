@@ -58,6 +58,11 @@ class Source(Section):
     """Of `embedded`: which interpreter and packages a run read, pinned when it begins. Installing something later
     changes nothing that is done."""
 
+    @field_validator("location")
+    @classmethod
+    def _home_is_where_it_runs(cls, value: str) -> str:
+        return os.path.expanduser(value)
+
 
 class Corpus(Section):
     sources: tuple[Source, ...] = (Source(location="embedded", licence="each package's own"),)
@@ -114,6 +119,11 @@ class BaseEval(Section):
     core_examples: int | None = Field(default=None, gt=0)
     """At most so many examples per task; None takes all."""
     batch_rows: int = Field(default=16, ge=1, json_schema_extra=OPERATING)
+
+    @field_validator("core_bundle")
+    @classmethod
+    def _home_is_where_it_runs(cls, value: str | None) -> str | None:
+        return value and os.path.expanduser(value)
 
 
 class Budget(Section):
