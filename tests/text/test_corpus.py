@@ -1,5 +1,6 @@
 """A corpus is a function of its sources: no worker, no kill and no order changes a byte of it."""
 
+import os
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from nanocode.data.shards import Rows, read_index
 from nanocode.storage.objects import LocalStore
@@ -70,6 +72,25 @@ def test_a_source_of_nothing_but_duplicates_is_named(tree: Path, tmp_path: Path)
     again = write_tree(tmp_path / "again")
     with pytest.raises(SourceError, match="again has no document to train on"):
         build(tmp_path / "run", tree, again, tokens=20_000_000)
+
+
+def test_only_a_source_that_ran_dry_is_said_to_have_less_than_its_share(tree: Path, tmp_path: Path) -> None:
+    again = write_tree(tmp_path / "again")
+    for number in range(5):
+        text = f"text number {number} that is nowhere else, and is long enough for every filter to let it stay\n"
+        (again / f"{number}.txt").write_text(text)
+    with structlog.testing.capture_logs() as logs:
+        twice = build(tmp_path / "twice", tree, again, tokens=20_000)
+        assert twice is not None
+        assert twice.sources[1].tokens < 10_000 and twice.sources[1].duplicates
+        assert logs == [], "it had enough, all of it known already"
+        build(tmp_path / "dry", tree, tokens=10_000_000)
+    assert [(one["event"], one["source"]) for one in logs] == [("source has less than its share", str(tree))]
+
+
+def test_cores_are_counted_where_affinity_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert corpus.cores() == os.cpu_count()
 
 
 def test_three_workers_make_the_bytes_that_one_makes(tree: Path, tmp_path: Path) -> None:
