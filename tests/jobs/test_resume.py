@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from nanocode.run.exits import Exit
-from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of
+from tests.jobs.runs import STEPS, directory, job, nanocode, steps_of, together
 
 KILLS = 20
 pytestmark = pytest.mark.slow
@@ -163,30 +162,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(prepared: Path, tmp_path: Pat
 
 
 def test_two_processes_train_together_and_resume_as_one(run: Path, trained: Path, free_port: int) -> None:
-    def together() -> list:
-        return [
-            subprocess.Popen(
-                [sys.executable, "-m", "jobs.pretrain", "--run-dir", str(run)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment()
-                | {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port}",
-                    "JAX_NUM_PROCESSES": "2",
-                    "JAX_PROCESS_ID": str(number),
-                },
-            )
-            for number in range(2)
-        ]
-
-    hosts = together()
+    hosts = together("pretrain", run, free_port)
     wait_for_checkpoint(run)
     for host in hosts:
         host.send_signal(signal.SIGTERM)
     endings = [host.communicate(timeout=60) for host in hosts]
     assert [host.returncode for host in hosts] == [Exit.PREEMPTED] * 2, endings
-    hosts = together()
+    hosts = together("pretrain", run, free_port)
     endings = [host.communicate(timeout=120) for host in hosts]
     assert [host.returncode for host in hosts] == [Exit.DONE] * 2, endings
     assert '"resumed"' in endings[0][0]
