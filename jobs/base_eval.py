@@ -5,11 +5,11 @@ import sys
 from jobs.stage import Outcome, Task, run_stage
 
 
-def work(task: Task) -> Outcome:
+def work(task: Task) -> Outcome | None:
     from jobs import base_evaluation
 
     return base_evaluation.evaluate(task)
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("base-eval", work))
+    sys.exit(run_stage("base-eval", work, claims_itself=True))

@@ -9,21 +9,24 @@ from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import read_tokenizer
+from jobs.training import join_other_hosts, read_tokenizer
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte, xz_bits_per_byte
 from nanocode.evals.core import Evaluator, TaskResult, core_metric, read_bundle
-from nanocode.storage.objects import NotFound
 from nanocode.text.corpus import validation_texts
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train.checkpoints import restore_weights
+from nanocode.train.loop import agreed
+from nanocode.train.preemption import Preempted
 from nanocode.train.setup import Setup, make_setup
 
 log = structlog.get_logger()
 
 
-def evaluate(task: Task) -> Outcome:
+def evaluate(task: Task) -> Outcome | None:
+    """Measured by all hosts together; None for all but host 0, which publishes."""
     task.upstream("pretrain")
+    join_other_hosts(task)
     corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
     tokenizer = read_tokenizer(task)
     setup = make_setup(task.settings)
@@ -37,6 +40,8 @@ def evaluate(task: Task) -> Outcome:
         xz[kind] = xz_bits_per_byte(validation_texts(corpus, kind))
         task.display.show("bits per byte", done, len(kinds), "kinds", **{kind: bits[kind], "xz -9e": xz[kind]})
     core = evaluate_core(task, setup, weights, tokenizer) if task.settings.base_eval.core_bundle else None
+    if jax.process_index() != 0:
+        return None
     return Outcome(
         metrics={"bits_per_byte": dict(bits), "xz_bits_per_byte": dict(xz), "core": core}, chips=jax.device_count()
     )
@@ -49,13 +54,18 @@ def evaluate_core(task: Task, setup: Setup, weights: PyTree, tokenizer: Tokenize
     bundle = read_bundle(settings.core_bundle)
     evaluator = Evaluator(setup.mesh, setup.model, tokenizer.encode, tokenizer.bos, settings.batch_rows)
     results: list[TaskResult] = []
-    for one in bundle.tasks:
+    for number, one in enumerate(bundle.tasks):
+        if task.preemption.reached(number):  # of several hosts; one alone leaves by itself
+            raise Preempted(
+                f"told to leave after {number} of {len(bundle.tasks)} tasks of CORE, whose answers are kept"
+            )
         name = f"core/{one.label}.json"
-        try:
+        if agreed(task.output.exists(name)):
             result = TaskResult(**json.loads(task.output.read(name)))
-        except NotFound:
+        else:
             result = evaluator(weights, one, settings.core_examples)
-            task.output.write(name, json.dumps(asdict(result)).encode())
+            if jax.process_index() == 0:
+                task.output.write(name, json.dumps(asdict(result)).encode())
         results.append(result)
         task.display.show("CORE", len(results), len(bundle.tasks), "tasks", accuracy=result.accuracy)
     per_task: dict[str, JsonValue] = {

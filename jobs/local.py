@@ -53,11 +53,12 @@ def settle(
         return settings
     number, text = current
     before = from_yaml(text, f"{directory.store.url}/config/{number}.yaml")
-    if preset not in (None, before.preset):
+    settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
+    if settings.preset != before.preset:
         raise ConfigurationError(
-            f"{directory.store.url} is a run of preset {before.preset}, not {preset}: choose another run directory"
+            f"{directory.store.url} is a run of preset {before.preset}, not {settings.preset}: "
+            "choose another run directory"
         )
-    settings = load(before.preset, overrides, config, base=before.model_dump(mode="json"))
     if settings.model != before.model:
         changed = [key for key, value in settings.model if value != getattr(before.model, key)]
         raise ConfigurationError(
@@ -72,9 +73,9 @@ def settle(
 
 
 def pinned(settings: Settings, directory: RunDirectory) -> Settings:
-    """The settings with every embedded source at a revision: the one that is read already, else today's."""
+    """The settings with every embedded source at a revision: the one that made what is done, else today's."""
     embedded = [source for source in settings.corpus.sources if source.location == "embedded"]
-    if not embedded or (all(source.revision for source in embedded) and _has_read(settings, directory)):
+    if not embedded or (all(source.revision for source in embedded) and _is_in_use(settings, directory)):
         return settings
     sources = tuple(
         source.model_copy(update={"revision": embedded_revision()}) if source in embedded else source
@@ -83,9 +84,9 @@ def pinned(settings: Settings, directory: RunDirectory) -> Settings:
     return settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"sources": sources})})
 
 
-def _has_read(settings: Settings, directory: RunDirectory) -> bool:
-    marker = directory.done("corpus")
-    return marker is not None and marker.input_digest == stage_digests(settings, directory)["corpus"]
+def _is_in_use(settings: Settings, directory: RunDirectory) -> bool:
+    """Whether corpus or pretrain is done with these sources; an imported run has no corpus when it begins."""
+    return any(_is_done(directory, STAGES[name], settings) for name in ("corpus", "pretrain"))
 
 
 def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> None:

@@ -25,7 +25,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
-from nanocode.run.segments import SegmentWriter
+from nanocode.run.segments import KINDS, SegmentWriter, read_segments
 from nanocode.storage.objects import LocalStore, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
 
@@ -150,6 +150,8 @@ def _run(
         if outcome is None:
             return
         seconds = time.monotonic() - clock
+        # Attempts that were cut off had to be paid for too; we take them to have had as many chips as this one.
+        chip_seconds = outcome.chips * (seconds + (other_seconds(task) if outcome.chips else 0.0))
         run.finish(
             stage,
             Marker(
@@ -159,8 +161,8 @@ def _run(
                 outputs=outcome.outputs,
                 metrics=outcome.metrics,
                 versions=versions(),
-                chip_seconds=outcome.chips * seconds,
-                cost_dollars=outcome.chips * seconds / 3600 * settings.budget.dollars_per_chip_hour,
+                chip_seconds=chip_seconds,
+                cost_dollars=chip_seconds / 3600 * settings.budget.dollars_per_chip_hour,
                 started=started,
                 ended=datetime.now(UTC),
             ),
@@ -168,6 +170,17 @@ def _run(
         log.info("done", stage=stage, seconds=round(seconds, 1))
     finally:
         task.close()
+
+
+def other_seconds(task: Task) -> float:
+    """How long the other attempts at this work lived, each from its claim to its last record."""
+    total = 0.0
+    for claim in task.run.attempts(task.stage):
+        if claim.input_digest == task.digest and claim.attempt != task.attempt:
+            records = (one for kind in KINDS for one in read_segments(task.run.store, task.stage, kind, claim.attempt))
+            claimed = claim.claimed.timestamp()
+            total += max((float(one["time"]) for one in records), default=claimed) - claimed
+    return total
 
 
 def read_settings(run: RunDirectory) -> Settings:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from jobs.stage import Outcome, Task, peak_memory_bytes
 from nanocode.config.settings import Training
 from nanocode.run.exits import ConfigurationError
-from nanocode.run.segments import SegmentWriter
+from nanocode.run.segments import SegmentWriter, read_segments
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
 from nanocode.train.checkpoints import Checkpoints, restore_weights
@@ -53,6 +53,7 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     task.preemption.grace_seconds = stage.grace_seconds
     trainer = make_trainer(settings, stage, plan.steps)
     checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, stage.keep_checkpoints)
+    checkpoints.remove_half_written()
     restored = checkpoints.restore(trainer.state)
     state, start = (restored[0], restored[1].step) if restored else (plan.begin(trainer), 0)
     if restored:
@@ -64,8 +65,6 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     peak, origin = peak_flops()
     flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens * plan.flops_share
     measure = plan.evaluate(trainer)
-    last: dict[str, float] = {}
-    spent = Seconds()
 
     with task.metrics() as metrics:
 
@@ -73,11 +72,8 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
             task.display.note("evaluated", done, **measure(state["weights"], done, metrics))
 
         def show(progress: Progress) -> None:
-            nonlocal spent
-            spent += progress.seconds
             facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
             task.display.show("training", progress.done, progress.steps, "steps", **facts)
-            last.update(progress.last)
 
         schedule = Schedule(start, plan.steps, stage.log_steps, stage.eval_steps, stage.checkpoint_minutes * 60)
         work = Work(stage.batch_tokens, flops, peak * jax.device_count())
@@ -87,24 +83,23 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     checkpoints.close()
     if jax.process_index() != 0:
         return None
-    steps_here = plan.steps - start
-    rate = steps_here * stage.batch_tokens / spent.training() if steps_here else None
+    whole = whole_curve(task)
     facts: dict[str, JsonValue] = {
         "steps": plan.steps,
         "parameters": settings.model.parameters(),
         "tokens": plan.steps * stage.batch_tokens,
-        "loss": last.get("loss"),
-        "tokens_per_second": rate,
-        "mfu": rate and rate / stage.batch_tokens * flops / (peak * jax.device_count()),
+        "loss": whole.loss,
+        "tokens_per_second": whole.tokens_per_second,
+        "mfu": whole.mfu,
         "peak_flops": peak,
         "peak_source": origin,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "seconds": {
-            "data": spent.data,
-            "step": spent.step_seconds,
-            "checkpoint": spent.checkpoint,
-            "evaluation": spent.evaluation,
+            "data": whole.seconds.data,
+            "step": whole.seconds.step_seconds,
+            "checkpoint": whole.seconds.checkpoint,
+            "evaluation": whole.seconds.evaluation,
             "compile": compile_seconds,
         },
         "peak_memory_bytes": peak_memory_bytes(),
@@ -114,6 +109,36 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
 
 def _place(trainer: Trainer, batch: Any) -> Any:
     return jax.tree.map(lambda part: meshes.global_batch(trainer.mesh, part, axis=1), batch)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the metrics of a training say in the end."""
+
+    loss: float
+    """Of the last step."""
+    tokens_per_second: float
+    mfu: float
+    seconds: Seconds
+
+
+def whole_curve(task: Task) -> Curve:
+    """The metrics of all attempts at this work together: the last one may have had no step left to do."""
+    attempts = [claim.attempt for claim in task.run.attempts(task.stage) if claim.input_digest == task.digest]
+    records = [
+        one for attempt in attempts for one in read_segments(task.run.store, task.stage, "metrics", attempt, host=0)
+    ]
+    timed = [one for one in records if one["kind"] == "time"]
+    spent = [Seconds(**{part.name: one[part.name] for part in fields(Seconds)}) for one in timed]
+    total = sum(spent, Seconds())
+
+    def mean(name: str) -> float:
+        """Weighted by time: what was done over how long it took."""
+        done = sum(one[name] * seconds.training() for one, seconds in zip(timed, spent, strict=True))
+        return done / total.training()
+
+    last = max((one for one in records if one["kind"] == "step"), key=lambda one: one["step"])
+    return Curve(last["loss"], mean("tokens_per_second"), mean("mfu"), total)
 
 
 def join_other_hosts(task: Task) -> None:

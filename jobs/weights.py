@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import PyTree
 
+from jobs.local import pinned
 from jobs.stage import DIGITS_IN_FOLDER, read_settings, versions
 from nanocode.config.settings import load
 from nanocode.model import huggingface
@@ -44,7 +45,7 @@ def export(location: str, stage: str, folder: Path) -> None:
 
 
 def import_run(folder: Path, location: str, preset: str) -> None:
-    """Begin a run whose pretrain stage (and tokenizer, if the folder has one) is done with published weights."""
+    """Begin a run whose tokenizer and pretrain stages are done with published weights and their tokenizer."""
     run = RunDirectory(open_store(location))
     if run.latest_config() is not None:
         raise ConfigurationError(f"{location} is a run already: import into a new run directory")
@@ -57,22 +58,20 @@ def import_run(folder: Path, location: str, preset: str) -> None:
         ) from error
     except ValueError as error:
         raise ConfigurationError(f"cannot import {folder}: {error}") from error
-    if tokenizer is not None:
-        size = max(shape.vocab_size, tokenizer.vocab_size)
-        weights = _with_vocabulary(weights, size)
-        shape = shape.model_copy(update={"vocab_size": size})
+    size = max(shape.vocab_size, tokenizer.vocab_size)
+    weights = _with_vocabulary(weights, size)
+    shape = shape.model_copy(update={"vocab_size": size})
     base = load(preset, environment={}).model_dump(mode="json")
     rows = max(1, round(base["pretrain"]["batch_tokens"] / shape.context))
     base["pretrain"] |= {"batch_tokens": rows * shape.context, "accumulate": 1}
-    settings = load(preset, base=base | {"model": shape.model_dump(mode="json")}, environment={})
+    settings = pinned(load(preset, base=base | {"model": shape.model_dump(mode="json")}, environment={}), run)
     digests = stage_digests(settings, run)
     run.add_config(settings.to_yaml())
     origin = {"imported": folder.resolve().name}
-    if tokenizer is not None:
-        name = f"tokenizer/{digests['tokenizer'][:DIGITS_IN_FOLDER]}/tokenizer.json"
-        run.store.write(name, tokenizer.to_bytes())
-        facts: dict[str, Any] = {**origin, "vocab_size": tokenizer.vocab_size}
-        _mark(run, "tokenizer", digests["tokenizer"], {"tokenizer": name}, facts)
+    name = f"tokenizer/{digests['tokenizer'][:DIGITS_IN_FOLDER]}/tokenizer.json"
+    run.store.write(name, tokenizer.to_bytes())
+    facts: dict[str, Any] = {**origin, "vocab_size": tokenizer.vocab_size}
+    _mark(run, "tokenizer", digests["tokenizer"], {"tokenizer": name}, facts)
     attempt = run.claim("pretrain", digests["pretrain"], "nanocode import")
     checkpoints = Checkpoints(run, "pretrain", attempt, digests["pretrain"])
     checkpoints.save(0, {"weights": weights}, {})
@@ -81,11 +80,11 @@ def import_run(folder: Path, location: str, preset: str) -> None:
     _mark(run, "pretrain", digests["pretrain"], outputs, {**origin, "parameters": shape.parameters()}, attempt)
 
 
-def _read_tokenizer(folder: Path) -> Tokenizer | None:
+def _read_tokenizer(folder: Path) -> Tokenizer:
     """The folder's tokenizer; special tokens of ours that it lacks are appended."""
     path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
+    if not path.exists():  # another tokenizer's ids mean nothing to these weights
+        raise ValueError("it has no tokenizer.json: put the one that these weights were trained with beside them")
     json.loads(path.read_bytes())
     inner = tokenizers.Tokenizer.from_file(str(path))
     inner.add_special_tokens([name for name in SPECIAL_TOKENS if inner.token_to_id(name) is None])

@@ -60,6 +60,11 @@ class Source(Section):
     """Of `embedded`: which interpreter and packages a run read, pinned when it begins. Installing something later
     changes nothing that is done."""
 
+    @field_validator("location")
+    @classmethod
+    def _home_is_where_it_runs(cls, value: str) -> str:
+        return os.path.expanduser(value)
+
 
 class Corpus(Section):
     sources: tuple[Source, ...] = (Source(location="embedded", licence="each package's own"),)
@@ -163,6 +168,11 @@ class BaseEval(Section):
     """At most so many examples per task; None takes all."""
     batch_rows: int = Field(default=16, ge=1, json_schema_extra=OPERATING)
 
+    @field_validator("core_bundle")
+    @classmethod
+    def _home_is_where_it_runs(cls, value: str | None) -> str | None:
+        return value and os.path.expanduser(value)
+
 
 class Budget(Section):
     dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
@@ -264,7 +274,7 @@ def load(
 ) -> Settings:
     """The resolved settings; `ConfigurationError` with key, value and next move where they cannot be.
 
-    `base` stands in for the preset's values: what a run already has.
+    `base` stands in for the preset and its values: what a run already has. Another preset changes the name alone.
     """
     from_file = _read_file(config_file) if config_file else {}
     layers = [from_file, _from_environment(environment), _from_assignments(overrides)]

@@ -20,10 +20,9 @@ import yaml
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import StorageError
 
-PUBLIC_BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
-"""What nanochat downloads; 160 MB unpacked."""
 LARGEST_BUNDLE_BYTES = 2 << 30
 DOWNLOAD_SECONDS = 60.0
+"""So long may a server say nothing; a slow one that goes on sending is waited for."""
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
 REQUIRED: dict[Kind, tuple[str, ...]] = {
     "multiple_choice": ("query", "choices", "gold"),
@@ -125,10 +124,13 @@ def _unpacked(location: str, cache: Path) -> Path:
 
 
 def _fetch(location: str, path: Path) -> None:
+    import aiohttp
     import fsspec
 
+    quiet = aiohttp.ClientTimeout(total=None, sock_connect=DOWNLOAD_SECONDS, sock_read=DOWNLOAD_SECONDS)
+    options = {"client_kwargs": {"timeout": quiet}} if location.startswith(("http://", "https://")) else {}
     try:
-        with fsspec.open(location, "rb") as source, path.open("wb") as file:
+        with fsspec.open(location, "rb", **options) as source, path.open("wb") as file:
             size = 0
             while block := source.read(1 << 20):
                 size += len(block)

@@ -20,7 +20,7 @@ OUR_SOUL = resources.files("nanocode.config").joinpath("SOUL.md")
 
 
 def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
-    """What each stage's marker has to say to be current; `ConfigurationError` for a source that is not there."""
+    """What each stage's marker has to say to be current; `ConfigurationError` for a file that is not there."""
     digests: dict[str, str] = {}
     for name in order():
         stage = STAGES[name]
@@ -31,6 +31,8 @@ def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
         files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
         if stage.reads_soul:
             files["soul"] = soul_digest(settings.soul)
+        if "base_eval" in stage.settings:
+            files |= bundle_digest(settings)
         digests[name] = input_digest(name, settings.digested(stage.settings), files, upstream)
     return digests
 
@@ -53,7 +55,7 @@ def source_digests(settings: Settings) -> dict[str, str]:
             if source.revision is None:  # else it is among the settings
                 found[source.location] = embedded_revision()
         elif "://" not in source.location:
-            found[source.location] = _path_digest(Path(source.location))
+            found[source.location] = _path_digest(Path(source.location), "corpus.sources")
     return found
 
 
@@ -66,6 +68,14 @@ def soul_digest(path: str | None) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
+def bundle_digest(settings: Settings) -> dict[str, str]:
+    """A digest of the content of the CORE bundle, where it is a folder or file of this machine."""
+    bundle = settings.base_eval.core_bundle
+    if bundle is None or "://" in bundle:
+        return {}
+    return {bundle: _path_digest(Path(bundle), "base_eval.core_bundle")}
+
+
 @cache
 def embedded_revision() -> str:
     """The interpreter and the packages by version: the embedded source is what they carry."""
@@ -74,11 +84,11 @@ def embedded_revision() -> str:
 
 
 @cache
-def _path_digest(path: Path) -> str:
+def _path_digest(path: Path, setting: str) -> str:
     """Names and contents of a file, of everything in a folder, or of what a pattern matches."""
     found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
     if not found:
-        raise ConfigurationError(f"corpus source {str(path)!r} is not there: correct corpus.sources")
+        raise ConfigurationError(f"{setting} {str(path)!r} is not there: correct it")
     digest = hashlib.sha256()
     try:
         for file in [file for one in found for file in ([one] if one.is_file() else _files(one))]:
@@ -87,7 +97,9 @@ def _path_digest(path: Path) -> str:
                 while block := content.read(BLOCK_BYTES):
                     digest.update(block)
     except OSError as error:
-        raise ConfigurationError(f"cannot read corpus source {error.filename!r} ({error.strerror})") from error
+        raise ConfigurationError(
+            f"{setting}: cannot read {error.filename!r} ({error.strerror}): check its permissions"
+        ) from error
     return digest.hexdigest()[:32]
 
 

@@ -20,6 +20,7 @@ from nanocode.storage.objects import AlreadyExists, NotFound, StorageError, Stor
 log = structlog.get_logger()
 
 Kind = Literal["metrics", "events", "log"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class SegmentWriter:
@@ -107,15 +108,18 @@ class SegmentWriter:
                 self._arm()
 
 
-def read_segments(store: Store, stage: str, kind: Kind, attempt: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records in order of attempt, host and sequence, of one attempt if given; damaged lines are skipped."""
+def read_segments(
+    store: Store, stage: str, kind: Kind, attempt: int | None = None, host: str | int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The records by attempt, host and sequence, of one attempt and one host if given; damaged lines are skipped."""
     if attempt is not None:
         numbers = [attempt]
     else:
         numbers = sorted(int(n) for n in store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal())
     for number in numbers:
         for segment in _segments(store, f"{stage}/attempts/{number}/{kind}"):
-            yield from _records(store, segment)
+            if host is None or segment.rpartition("/")[2].rpartition("-")[0] == str(host):
+                yield from _records(store, segment)
 
 
 def last_record_time(store: Store, stage: str, attempt: int) -> float | None:

@@ -19,7 +19,7 @@ Split = Literal["train", "held-out"]
 
 HELD_OUT_SHARE = 0.25
 # Of the training names: the rest are words of the list below.
-INVENTED_SHARE = 0.3
+INVENTED_SHARE = 0.5
 RANDOM_SHARE = 0.12
 
 _LISTS: dict[str, str] = yaml.safe_load(resources.files("nanocode.tasks").joinpath("words.yaml").read_text())
@@ -76,15 +76,28 @@ class Namer:
             return self._dice.choice(nouns)
         if kind < RANDOM_SHARE:
             return "".join(self._dice.choices(_LETTERS, k=self._dice.randint(3, 6)))
+        word = self._invented(nouns)
+        return self._word() if word in NOUNS or word in VERBS else word
+
+    def _invented(self, nouns: tuple[str, ...]) -> str:
+        """The head of one word and the tail of another, or syllables."""
+        if self._dice.random() < 0.7:
+            head, tail = self._dice.choice(nouns), self._dice.choice(nouns)
+            return head[: self._dice.randint(2, 4)] + tail[-self._dice.randint(2, 4) :]
         syllables = self._dice.randint(2, 3)
-        word = "".join(self._dice.choice(_CONSONANTS) + self._dice.choice(_VOWELS) for _ in range(syllables))
-        return self._word() if is_held_out(word) and word in NOUNS else word
+        return "".join(self._dice.choice(_CONSONANTS) + self._dice.choice(_VOWELS) for _ in range(syllables))
+
+    def _verb(self) -> str:
+        _, verbs = _BY_SPLIT[self._split]
+        if self._split == "held-out" or self._dice.random() > INVENTED_SHARE:
+            return self._dice.choice(verbs)
+        word = self._invented(verbs)
+        return self._verb() if word in NOUNS or word in VERBS else word
 
     def _function(self) -> str:
-        _, verbs = _BY_SPLIT[self._split]
         kind = self._dice.random()
         if kind < 0.15:
             return self._word()
         if kind < 0.9:
-            return f"{self._dice.choice(verbs)}_{self._word()}"
-        return f"{self._dice.choice(verbs)}_{self._word()}_{self._word()}"
+            return f"{self._verb()}_{self._word()}"
+        return f"{self._verb()}_{self._word()}_{self._word()}"

@@ -84,7 +84,7 @@ def build(
     """
     if store.exists(INDEX):
         return read_index(store)
-    width = workers or len(os.sched_getaffinity(0))
+    width = workers or cores()
     with processes(width) as run:
         quotas = [round(one.share * tokens) for one in sources]
         ends = []
@@ -128,6 +128,11 @@ def build(
     return index
 
 
+def cores() -> int:
+    """How many this process may use; where the system does not say (a Mac), how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def plan_shards(
     store: Store,
     sources: Sequence[Weighted],
@@ -151,6 +156,7 @@ def plan_shards(
     for one, quota, its_names in zip(sources, quotas, names, strict=True):
         use = {"tokens": 0, "documents": 0, "bytes": 0, "duplicates": 0}
         dropped: dict[str, int] = {}
+        offered = 0
         first = len(lengths)
         for name in its_names:
             encoded = Encoded.from_bytes(store.read(name))
@@ -159,6 +165,7 @@ def plan_shards(
             for reason, count in encoded.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + count
             validation.add(encoded, fresh & encoded.valid)
+            offered += int(encoded.lengths[~encoded.valid].sum())
             usable = fresh & ~encoded.valid & (encoded.lengths > 0)
             before = np.cumsum(encoded.lengths * usable) - encoded.lengths * usable
             chosen = np.flatnonzero(usable & (use["tokens"] + before < quota))
@@ -171,7 +178,7 @@ def plan_shards(
             use["bytes"] += int(encoded.sizes[chosen].sum())
         if not use["documents"]:
             raise SourceError(f"source {one.name} has no document to train on{_why_none(use['duplicates'], dropped)}")
-        if use["tokens"] < quota and ends:
+        if offered < quota:  # units are counted with their duplicates: fewer means that there are no more
             log.warning("source has less than its share", source=one.name, tokens=use["tokens"], wanted=quota)
         # Where a document begins within its source, as a share of it: sorting by it spreads every source evenly.
         own = np.concatenate(lengths[first:])

@@ -5,7 +5,8 @@
                                                      and CRC-32C of every file
 
 Only a marked checkpoint with the wanted digest counts. Restoring tries the newest of any attempt, checks it against
-its marker, and falls back to the one before, loudly, when it is damaged.
+its marker, and falls back to the one before, loudly, when it is damaged. An attempt that a later one has overtaken
+marks nothing more: what it writes can be removed under its hands.
 """
 
 import json
@@ -29,6 +30,7 @@ from jaxtyping import PyTree
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import StorageError, Store
+from nanocode.train.preemption import Preempted
 
 log = structlog.get_logger()
 
@@ -50,6 +52,8 @@ class Checkpoints:
     def __init__(self, run: RunDirectory, stage: str, attempt: int, digest: str, keep: int = 3) -> None:
         self._run, self._stage, self._digest, self._keep = run, stage, digest, keep
         self._attempt = attempt
+        self._damaged: set[str] = set()
+        """Names of what could not be restored: kept for nobody."""
         self.save_seconds: float | None = None
         """How long the last save took until it was whole and marked."""
         self._saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
@@ -94,11 +98,26 @@ class Checkpoints:
         found = self._agreed(self._newest_whole())
         return (self._load(found, like), found) if found else None
 
+    def remove_half_written(self) -> None:
+        """Remove what earlier attempts began to save and never marked; host 0 does it for all.
+
+        One of them may live still and write into what is removed: `_publish` sees that it was overtaken.
+        """
+        store = self._run.store
+        earlier = [claim.attempt for claim in self._run.attempts(self._stage) if claim.attempt < self._attempt]
+        for attempt in earlier if jax.process_index() == 0 else ():
+            folder = f"{self._stage}/attempts/{attempt}/checkpoints"
+            there = store.children(folder)
+            for child in there:
+                if not child.endswith(".json") and f"{child}.json" not in there:
+                    _remove(store, f"{folder}/{child}")
+
     def _newest_whole(self) -> Found | None:
         for found in self.found():
             trouble = self._damage(found)
             if trouble is None:
                 return found
+            self._damaged.add(found.name)
             log.warning("checkpoint is damaged, falling back to the one before", name=found.name, trouble=trouble)
         return None
 
@@ -123,7 +142,10 @@ class Checkpoints:
             return checkpointer.restore(location, args=ocp.args.PyTreeRestore(item=like, restore_args=wanted))
 
     def _publish(self, name: str, marker: dict[str, Any], began: float) -> None:
-        """In a thread of its own: once every host's part is on storage, mark the checkpoint, then prune."""
+        """In a thread of its own: once every host's part is on storage, mark the checkpoint, then prune.
+
+        Raises `Preempted` instead when a later attempt is there.
+        """
         with _one_line(name):
             self._saver.wait_until_finished()
         self.save_seconds = time.monotonic() - began
@@ -132,13 +154,21 @@ class Checkpoints:
         store = self._run.store
         files = {file.removeprefix(name + "/"): store.checksum(file) for file in store.list(name + "/")}
         assert files, f"Orbax left nothing at {name}"
+        # After the checksums: a later attempt removes files only once it is claimed, so these were whole until now.
+        newest = max((claim.attempt for claim in self._run.attempts(self._stage)), default=self._attempt)
+        if newest > self._attempt:
+            raise Preempted(f"attempt {newest} of {self._stage} has overtaken attempt {self._attempt}, which leaves")
         store.write(name + ".json", json.dumps({**marker, "files": files}).encode())
-        self._prune()
+        self._prune(name)
 
-    def _prune(self) -> None:
-        for old in self.found()[self._keep :]:
-            self._run.store.delete(old.name + ".json")  # the marker first: half a checkpoint never counts
-            _remove(self._run.store, old.name)
+    def _prune(self, published: str) -> None:
+        """Keep the newest that are not known to be damaged, and whatever its step the one just published."""
+        found = self.found()
+        kept = {published, *[one.name for one in found if one.name not in self._damaged][: self._keep]}
+        for old in found:
+            if old.name not in kept:
+                self._run.store.delete(old.name + ".json")  # the marker first: half a checkpoint never counts
+                _remove(self._run.store, old.name)
 
     def _marked(self) -> Iterator[Found]:
         store = self._run.store

@@ -6,7 +6,7 @@ Batch k is a function of k alone, so a resumed run does what an uninterrupted on
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -21,6 +21,7 @@ from nanocode.train.preemption import Preempted, Preemption
 Step = Callable[[Any, Any], tuple[Any, dict[str, Array]]]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Random access to this host's part of every global batch."""
 

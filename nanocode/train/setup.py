@@ -1,5 +1,6 @@
 """From settings to what the loop needs: mesh, model, optimizer, and a state laid out over the devices."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +48,20 @@ class Trainer(Setup):
         return jax.tree.map(lambda x: x.sharding, self.state)
 
 
-def make_setup(settings: Settings) -> Setup:
-    """The model of these settings on all devices there are."""
-    mesh = make_mesh(settings)
+def make_setup(settings: Settings, mesh: Mesh | None = None) -> Setup:
+    """The model of these settings on a mesh, else on all devices there are, split by as much of fsdp as divides them.
+
+    What training needed many devices for, evaluation and export do on one.
+    """
+    mesh = mesh or meshes.make_mesh(math.gcd(settings.pretrain.fsdp, jax.device_count()))
     model = abstract_model(settings.model, settings.pretrain.compute_dtype, settings.pretrain.remat)
     layout = meshes.weight_shardings(mesh, logical_axes(model))
     return Setup(mesh, model, jax.tree.map(_placed, parameters(model), layout))
 
 
 def make_trainer(settings: Settings, stage: Training, steps: int) -> Trainer:
-    """The same with everything that `steps` steps of a training stage need."""
-    setup = make_setup(settings)
+    """The same on the mesh that training asks for, with everything that `steps` steps of a training stage need."""
+    setup = make_setup(settings, training_mesh(settings, stage))
     warmup, decay = round(stage.warmup_share * steps), round(stage.decay_share * steps)
     rate = schedule(stage.matrix_rate, steps, warmup, decay)
     rule = optimizer(rate, schedule(stage.vector_rate, steps, warmup, decay), stage.weight_decay)
@@ -76,17 +80,17 @@ def _placed(shape: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtype
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
 
 
-def make_mesh(settings: Settings) -> Mesh:
-    """The mesh; `ConfigurationError` when devices or rows do not divide by it."""
+def training_mesh(settings: Settings, stage: Training) -> Mesh:
+    """The mesh of `pretrain.fsdp`; `ConfigurationError` when devices or rows do not divide by it."""
     try:
         mesh = meshes.make_mesh(settings.pretrain.fsdp)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    rows = settings.pretrain.batch_tokens // settings.model.context // settings.pretrain.accumulate
+    rows = stage.batch_tokens // settings.model.context // stage.accumulate
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % ways:
         raise ConfigurationError(
-            f"the {rows} rows of a micro-batch (pretrain.batch_tokens / model.context / pretrain.accumulate) are not "
+            f"the {rows} rows of a micro-batch (batch_tokens / model.context / accumulate) are not "
             f"divisible by the {ways} devices that share them: change one of the three"
         )
     return mesh

@@ -25,6 +25,15 @@ def test_every_preset_loads_and_survives_being_written(preset: str) -> None:
     if preset != "demo":
         assert settings.corpus.tokens == pytest.approx(8 * settings.model.parameters(), rel=0.01)
         assert sum(source.share for source in settings.corpus.sources) == pytest.approx(1.0)
+    small = preset in ("demo", "d3", "d6")  # guessing is all they do in CORE
+    assert (settings.base_eval.core_bundle is None) == small
+
+
+def test_a_tilde_is_the_home_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found = load("demo", ["corpus.sources=~/src", "base_eval.core_bundle=~/core"], environment={})
+    assert found.corpus.sources[0].location == "/home/somebody/src"
+    assert found.base_eval.core_bundle == "/home/somebody/core"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import http.server
 import json
 import shutil
+import socket
 import threading
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -119,6 +121,15 @@ def test_a_bundle_can_be_a_zip_or_a_url(bundle: Path, tmp_path: Path, address) -
     with pytest.raises(StorageError, match="cannot fetch"):
         read_bundle(f"{url}/other.zip", cache)
     assert not list(cache.glob("tmp*"))
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanocode.evals.bundle.DOWNLOAD_SECONDS", 0.2)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(StorageError, match="cannot fetch"):
+            read_bundle(f"http://127.0.0.1:{silent.getsockname()[1]}/bundle.zip", tmp_path / "cache")
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("name", ["../out", "/out", "a/../../out", "..\\out"])

@@ -71,10 +71,18 @@ def nanocode(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=300)
 
 
-def job(stage: str, run: Path, *arguments: str) -> subprocess.Popen[str]:
+def job(stage: str, run: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     """A stage as the cluster starts it."""
     command = [sys.executable, "-m", f"jobs.{stage}", "--run-dir", str(run), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment() | more
+    )
+
+
+def together(stage: str, run: Path, port: int, hosts: int = 2) -> list[subprocess.Popen[str]]:
+    """The same on several hosts, which find each other at this port."""
+    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(hosts)}
+    return [job(stage, run, **shared, JAX_PROCESS_ID=str(number)) for number in range(hosts)]
 
 
 def directory(run: Path) -> RunDirectory:

@@ -12,12 +12,15 @@ import pytest
 
 from jobs import local
 from jobs.cli import main, settings_help
-from nanocode.config.settings import known_keys
+from nanocode.config.settings import known_keys, load
+from nanocode.run import digests
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.storage.objects import open_store
 from tests.jobs.runs import begin, directory, job, nanocode, write_sources
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def one_line(text: str) -> str:
@@ -34,7 +37,7 @@ def one_line(text: str) -> str:
         ("pretrain.steps=many", "pretrain.steps = 'many'"),
         ("pretrain.batch_tokens=1000", "pretrain.batch_tokens 1000 is not a multiple of model.context 384"),
         ("model.heads=3", "width 128 is not divisible by heads 3"),
-        ("corpus.sources=/nowhere/at/all", "corpus source '/nowhere/at/all' is not there"),
+        ("corpus.sources=/nowhere/at/all", "corpus.sources '/nowhere/at/all' is not there"),
         ("pretrain.steps", "--set 'pretrain.steps' has no value"),
     ],
 )
@@ -65,6 +68,24 @@ def test_another_preset_and_another_model_are_refused(prepared: Path, capsys: py
     assert sorted(path for path in prepared.rglob("*")) == before
 
 
+@pytest.mark.parametrize("way", ["--set", "environment", "--config"])
+def test_another_preset_is_refused_however_it_is_asked_for(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.settle(directory(tmp_path / "run"), None, [], None, yes=False)
+    arguments = ["run", "--run-dir", str(tmp_path / "run")]
+    match way:
+        case "--set":
+            arguments += ["--set", "preset=d3"]
+        case "environment":
+            monkeypatch.setenv("NANOCODE_PRESET", "d3")
+        case "--config":
+            (tmp_path / "c.yaml").write_text("preset: d3\n")
+            arguments += ["--config", str(tmp_path / "c.yaml")]
+    assert main(arguments) == Exit.CONFIGURATION
+    assert "a run of preset demo, not d3: choose another run directory" in one_line(capsys.readouterr().err)
+
+
 def test_settings_that_make_stages_stale_name_them_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--run-dir", str(run), "--set", "tokenizer.digits=2"]) == Exit.USAGE
     told = one_line(capsys.readouterr().err)
@@ -83,13 +104,23 @@ def test_a_source_that_changed_makes_its_stages_stale(
     assert "make tokenizer stale" in one_line(capsys.readouterr().err)
 
 
+def test_a_core_bundle_that_changed_makes_only_its_stage_stale(tmp_path: Path) -> None:
+    bundle, run = Path(shutil.copytree(GOLDEN / "core-bundle", tmp_path / "bundle")), directory(tmp_path / "run")
+    settings = load("demo", [f"base_eval.core_bundle={bundle}"], environment={})
+    before = stage_digests(settings, run)
+    (bundle / "eval_data/toy_lm.jsonl").write_text("another item\n")
+    digests._path_digest.cache_clear()  # it is for one process, in which nothing changes
+    after = stage_digests(settings, run)
+    assert [name for name in before if before[name] != after[name]] == ["base-eval"]
+
+
 def test_installing_a_package_later_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(open_store(tmp_path))
     first = local.settle(directory, "demo", [], None, yes=False)
-    digests = stage_digests(first, directory)
+    wanted = stage_digests(first, directory)
     now = datetime.now(UTC)
     for stage in ("tokenizer", "corpus"):
-        directory.finish(stage, Marker(stage=stage, input_digest=digests[stage], attempt=1, started=now, ended=now))
+        directory.finish(stage, Marker(stage=stage, input_digest=wanted[stage], attempt=1, started=now, ended=now))
     monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)
     monkeypatch.setattr("nanocode.run.digests.embedded_revision", lambda: "f" * 32)
     assert local.settle(directory, None, [], None, yes=False) == first
@@ -223,6 +254,28 @@ def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared
     assert "is a run already" in one_line(done.stderr)
 
 
+def test_imported_weights_stay_when_the_run_goes_on(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = Path(shutil.copytree(GOLDEN / "hf-nanochat", tmp_path / "hf")), tmp_path / "run"
+    shutil.copy(next(prepared.glob("tokenizer/*/tokenizer.json")), folder)
+    assert main(["import", str(folder), "--run-dir", str(run)]) == Exit.DONE
+    imported = directory(run).done("pretrain")
+    assert imported is not None
+    go_on = ["run", "--run-dir", str(run), "--stages", "tokenizer,pretrain"]
+    assert main(go_on) == Exit.DONE
+    monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)  # a package was installed
+    assert main(go_on) == Exit.DONE
+    assert directory(run).done("pretrain") == imported
+
+
+def test_weights_without_their_tokenizer_are_not_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["import", str(GOLDEN / "hf-nanochat"), "--run-dir", str(tmp_path / "run")]
+    assert main(arguments) == Exit.CONFIGURATION
+    assert "it has no tokenizer.json" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> None:
     done = nanocode("export", str(trained), "--to", str(tmp_path / "hf"))
     assert done.returncode == Exit.CONFIGURATION
@@ -231,7 +284,7 @@ def test_an_export_of_extras_names_the_extra(trained: Path, tmp_path: Path) -> N
 
 def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    bundle = Path(__file__).parents[1] / "golden/core-bundle"
+    bundle = GOLDEN / "core-bundle"
     change = ("run", "--run-dir", str(run), "--set", f"base_eval.core_bundle={bundle}", "--yes")
     done = nanocode(*change)
     assert done.returncode == 0, done.stderr
@@ -248,4 +301,4 @@ def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained:
     assert again.metrics["core"]["tasks"]["toy_mc"] == first.metrics["core"]["tasks"]["toy_mc"]
     broken = nanocode(*change[:-2], f"base_eval.core_bundle={tmp_path / 'absent'}", "--yes")
     assert broken.returncode == Exit.CONFIGURATION
-    assert "no core.yaml in" in broken.stderr
+    assert f"base_eval.core_bundle '{tmp_path / 'absent'}' is not there" in one_line(broken.stderr)

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from nanocode.run.exits import Exit
-from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of
+from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of, together
 
 KILLS = 20
 pytestmark = pytest.mark.slow
@@ -60,6 +60,26 @@ def test_killed_twenty_times_at_random_moments_it_ends_with_the_same_bits(run: P
     assert '"resumed"' in out, "no kill left a checkpoint behind: the test proves nothing"
     assert len(directory(run).attempts("pretrain")) >= 5
     assert_same_ending(run, trained)
+
+
+def test_killed_between_the_last_checkpoint_and_the_marker_it_still_knows_loss_rate_and_cost(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    first = directory(run).done("pretrain")
+    assert first is not None
+    (run / "pretrain/DONE.json").unlink()
+    process = job("pretrain", run)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == Exit.DONE, errors
+    assert f'"step": {STEPS}, ' in out, "nothing was left to do"
+    again = directory(run).done("pretrain")
+    assert again is not None
+    assert [again.metrics[key] for key in ("loss", "tokens_per_second", "mfu")] == [
+        first.metrics[key] for key in ("loss", "tokens_per_second", "mfu")
+    ]
+    assert again.metrics["loss"] == losses(trained)[-1][1]
+    assert again.chip_seconds > first.chip_seconds, "the first attempt is paid for too"
 
 
 def wait_for_checkpoint(run: Path, attempt: int = 1) -> None:
@@ -158,35 +178,28 @@ def test_a_full_disk_is_one_line_and_loses_nothing(prepared: Path, tmp_path: Pat
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-def test_two_processes_train_together_and_resume_as_one(run: Path, trained: Path, free_port: int) -> None:
-    def together() -> list:
-        return [
-            subprocess.Popen(
-                [sys.executable, "-m", "jobs.pretrain", "--run-dir", str(run)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment()
-                | {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port}",
-                    "JAX_NUM_PROCESSES": "2",
-                    "JAX_PROCESS_ID": str(number),
-                },
-            )
-            for number in range(2)
-        ]
-
-    hosts = together()
+def test_two_processes_train_together_and_resume_as_one(
+    run: Path, prepared: Path, trained: Path, tmp_path: Path, free_port: int
+) -> None:
+    steps = 300
+    # Fewer steps than alone, for a save every ten of them is slow; the warm-up is as long, so they begin alike.
+    config = (run / "config/1.yaml").read_text().replace(f"steps: {STEPS}", f"steps: {steps}")
+    config = config.replace("warmup_share: 0.02", f"warmup_share: {0.02 * STEPS / steps}")
+    whole = Path(shutil.copytree(prepared, tmp_path / "whole"))
+    directory(whole).add_config(config.replace("checkpoint_minutes: 0.003", "checkpoint_minutes: 9"))
+    directory(run).add_config(config)
+    hosts = together("pretrain", run, free_port)
     wait_for_checkpoint(run)
     for host in hosts:
         host.send_signal(signal.SIGTERM)
     endings = [host.communicate(timeout=60) for host in hosts]
     assert [host.returncode for host in hosts] == [Exit.PREEMPTED] * 2, endings
-    hosts = together()
-    endings = [host.communicate(timeout=120) for host in hosts]
-    assert [host.returncode for host in hosts] == [Exit.DONE] * 2, endings
-    assert '"resumed"' in endings[0][0]
-    alone, both = losses(trained), losses(run)
-    assert len(both) == STEPS
-    first = [loss for _, loss, _ in both[:50]]
-    np.testing.assert_allclose(first, [loss for _, loss, _ in alone[:50]], rtol=1e-3)
+    for place in (run, whole):
+        hosts = together("pretrain", place, free_port)
+        endings = [host.communicate(timeout=120) for host in hosts]
+        assert [host.returncode for host in hosts] == [Exit.DONE] * 2, endings
+        assert ('"resumed"' in endings[0][0]) == (place == run)
+    assert losses(run) == losses(whole)
+    both, alone = losses(run), losses(trained)
+    assert len(both) == steps
+    np.testing.assert_allclose([loss for _, loss, _ in both[:50]], [loss for _, loss, _ in alone[:50]], rtol=1e-3)

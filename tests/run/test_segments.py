@@ -22,6 +22,7 @@ def test_records_come_back_by_attempt_host_and_sequence(store: Store) -> None:
     expected = [[attempt, host, seq] for attempt, host in order for seq in (0, 1)]
     assert [record["at"] for record in read_segments(store, "pretrain", "metrics")] == expected
     assert [r["at"] for r in read_segments(store, "pretrain", "metrics", attempt=10)] == expected[-2:]
+    assert [r["at"] for r in read_segments(store, "pretrain", "metrics", 2, host=9)] == expected[2:4]
     assert list(read_segments(store, "pretrain", "events")) == []
     assert "pretrain/attempts/2/metrics/9-000001.jsonl" in store.list()
 

@@ -13,6 +13,7 @@ from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import LocalStore, open_store
 from nanocode.train.checkpoints import Checkpoints
 from nanocode.train.mesh import make_mesh
+from nanocode.train.preemption import Preempted
 from tests.train.test_step import OPTIMIZER, SHAPE, init_state
 
 DIGEST = "0123456789abcdef" * 2
@@ -82,6 +83,38 @@ def test_old_checkpoints_are_pruned(run: RunDirectory, tmp_path: Path) -> None:
     saved(run, [1, 2, 3, 4], keep=2).close()
     names = sorted(p.name for p in (tmp_path / "pretrain/attempts/1/checkpoints").iterdir())
     assert names == ["3", "3.json", "4", "4.json"]
+
+
+def test_pruning_keeps_the_only_good_one_though_a_damaged_one_is_newer(run: RunDirectory, tmp_path: Path) -> None:
+    saved(run, [4, 900]).close()
+    next(p for p in (tmp_path / "pretrain/attempts/1/checkpoints/900").rglob("*") if p.is_file()).unlink()
+    checkpoints = saved(run, [], keep=1)
+    assert checkpoints.restore(like())[1].step == 4
+    checkpoints.save(8, state(8), {})
+    checkpoints.close()
+    assert [one.step for one in checkpoints.found()] == [8]
+    assert saved(run, []).restore(like())[1].step == 8
+
+
+def test_what_earlier_attempts_left_half_written_is_removed(run: RunDirectory, tmp_path: Path) -> None:
+    saved(run, [1], digest="f" * 32).close()
+    checkpoints = saved(run, [])
+    run.claim("pretrain", DIGEST, "a later one")
+    folders = [tmp_path / f"pretrain/attempts/{attempt}/checkpoints" for attempt in (1, 2, 3)]
+    for folder in folders:
+        (folder / "7.orbax-checkpoint-tmp/d").mkdir(parents=True)
+        (folder / "7.orbax-checkpoint-tmp/d/part").write_bytes(b"half")
+    checkpoints.remove_half_written()
+    left = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert left == [["1", "1.json"], ["7.orbax-checkpoint-tmp"], ["7.orbax-checkpoint-tmp"]]
+
+
+def test_an_attempt_that_was_overtaken_marks_nothing(run: RunDirectory) -> None:
+    zombie, later = saved(run, [1]), saved(run, [])
+    zombie.save(2, state(2), {})
+    with pytest.raises(Preempted, match="attempt 2 of pretrain has overtaken attempt 1"):
+        zombie.wait()
+    assert [one.step for one in later.found()] == [1]
 
 
 def test_a_checkpoint_of_another_shape_is_refused_with_both_shapes(run: RunDirectory) -> None:
