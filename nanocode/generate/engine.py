@@ -10,7 +10,6 @@ which can turn a choice between two tokens that are equally likely to six digits
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Self
 
 import jax
@@ -32,6 +31,13 @@ PREFILL_LENGTHS = (64, 256)
 """Tokens that one prefill call adds to a row; few, because each is compiled for several batches and cache lengths."""
 PREFILL_TOKENS = 4096
 """Tokens of one prefill call: enough for matmuls at full speed, few enough for its activations to stay small."""
+
+
+# Compiled once per process and model shape, whatever engine it serves.
+_prepare = jax.jit(prepare, static_argnums=(0, 1))
+_grow = jax.jit(grow, static_argnames="length")
+_prefill = jax.jit(prefill, static_argnums=0, static_argnames="prefix", donate_argnums=2)
+_decode = jax.jit(decode, static_argnums=0, static_argnames=("prefix", "greedy", "filtered"), donate_argnums=2)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class _Active:
 
 
 class Engine:
-    """Decodes requests with one set of weights; compiled code is shared with the engines made by `with_weights`."""
+    """Decodes requests with one set of weights. For one thread; a stream may stay open while others are served."""
 
     def __init__(
         self,
@@ -100,23 +106,17 @@ class Engine:
             raise ValueError(f"stop token {outside[0]} is not in the vocabulary of {shape.vocab_size}: use its ids")
         self._is_stop = jnp.zeros(shape.vocab_size, bool).at[jnp.asarray(sorted(stop_tokens), int)].set(True)
         self._table = None if automaton is None else _on_device(automaton, shape.vocab_size)
-        self._cache_dtype = cache_dtype or model.compute_dtype
-        self._prepare = jax.jit(partial(prepare, shape, model.compute_dtype))
-        self._grow = jax.jit(grow, static_argnames="length")
-        self._prefill = jax.jit(partial(prefill, shape), static_argnames="prefix", donate_argnums=1)
-        self._decode = jax.jit(
-            partial(decode, shape), static_argnames=("prefix", "greedy", "filtered"), donate_argnums=1
-        )
+        self._compute_dtype, self._cache_dtype = model.compute_dtype, cache_dtype or model.compute_dtype
         self._fill(weights)
 
     def with_weights(self, weights: PyTree) -> Self:
-        """An engine for other weights of the same model, with an empty cache, that compiles nothing again."""
+        """An engine for other weights of the same model, with an empty cache. Nothing is compiled again."""
         other = copy.copy(self)
         other._fill(weights)
         return other
 
     def _fill(self, weights: PyTree) -> None:
-        self._weights = self._prepare(weights)
+        self._weights = _prepare(self.shape, self._compute_dtype, weights)
         self._cache: Cache = empty_cache(self.shape, self.slots, 0, self._cache_dtype)
         self._held: list[list[int]] = [[] for _ in range(self.slots)]
         self._streaming: set[int] = set()
@@ -229,8 +229,8 @@ class Engine:
             held = self._held[one.slot]
             new = one.request.tokens[len(held) : min(len(held) + length, len(one.request.tokens) - 1)]
             tokens[row, : len(new)], starts[row], slots[row] = new, len(held), one.slot
-        self._cache = self._prefill(
-            self._weights, self._cache, tokens, slots, starts, np.int32(len(group)),
+        self._cache = _prefill(
+            self.shape, self._weights, self._cache, tokens, slots, starts, np.int32(len(group)),
             prefix=self._length if starts.any() else 0,
         )  # fmt: skip
         for one in group:
@@ -240,8 +240,8 @@ class Engine:
     def _decode_some(self, active: list[_Active], sampling: Sampling, steps: int) -> None:
         rows, slots, prefix = self._rows(active)
         knobs = Knobs(*map(jnp.asarray, (sampling.temperature, sampling.top_k, sampling.top_p)))
-        self._cache, out, states = self._decode(
-            self._weights, self._cache, rows, np.int32(steps), self._is_stop, self._table, knobs,
+        self._cache, out, states = _decode(
+            self.shape, self._weights, self._cache, rows, np.int32(steps), self._is_stop, self._table, knobs,
             prefix=prefix, greedy=sampling.greedy, filtered=sampling.filtered,
         )  # fmt: skip
         out, states = jax.device_get((out, states))
@@ -285,7 +285,7 @@ class Engine:
         if length > self._length:
             # No row reaches further than this: the last block of the longest one.
             most = self.context + max(PREFILL_LENGTHS[0], DECODE_STEPS) + 1
-            self._cache = self._grow(self._cache, length=max(length, min(_bucket(length), most)))
+            self._cache = _grow(self._cache, length=max(length, min(_bucket(length), most)))
 
 
 def _bucket(longest: int) -> int:
