@@ -71,7 +71,7 @@ def beside_matmuls(preset: str, rows: int) -> Result:
     engine, asked = engine_of(shape, rows), requests(shape, rows, PROMPT, NEW)
     width, heads = shape.width, (shape.heads + 2 * shape.key_heads) * shape.head_width
     sizes = [(width, heads), (width, width), (width, shape.mlp_width), (shape.mlp_width, width)]
-    counts = {size: shape.layers for size in sizes} | {(width, shape.vocab_size): 1}
+    counts = dict.fromkeys(sizes, shape.layers) | {(width, shape.vocab_size): 1}
     pairs = {size: (jnp.ones((rows, size[0])), jnp.ones(size)) for size in counts}
     multiply = jax.jit(jnp.matmul)
     steps, sums = [], []

@@ -21,7 +21,7 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     return chances / chances.sum()
 
 
-@pytest.mark.parametrize("size", [7, 24, 1000])
+@pytest.mark.parametrize("size", [7, 1000])
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -68,8 +68,9 @@ def test_forbidden_tokens_are_never_drawn() -> None:
     allowed = jnp.asarray([[False, True, True]] * 64)
     uniform = uniforms(jnp.arange(64), jnp.zeros(64, jnp.int32))
     knobs = Knobs(*map(jnp.asarray, (1.0, 0, 1.0)))
-    assert set(np.asarray(draw(logits, allowed, uniform, knobs, False, False)).tolist()) == {1, 2}
-    assert set(np.asarray(draw(logits, allowed, uniform, knobs, True, False)).tolist()) == {1}
+    for greedy, wanted in ((False, {1, 2}), (True, {1})):
+        drawn = jax.jit(draw, static_argnums=(4, 5))(logits, allowed, uniform, knobs, greedy, False)
+        assert set(np.asarray(drawn).tolist()) == wanted
 
 
 def test_the_likeliest_is_the_first_of_equals() -> None:
