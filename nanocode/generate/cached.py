@@ -12,7 +12,7 @@ Axes: B rows, T new positions, S cached positions, K key heads, G query heads pe
 V vocabulary, A automaton states.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -263,11 +263,11 @@ def decode(
         part = part.swapaxes(1, 2).astype(new.dtype)
         return jax.lax.dynamic_update_slice(new, part, (0, first_head, column, 0))
 
-    def more(carry: tuple) -> Array:  # type: ignore[type-arg]
+    def more(carry: tuple[Any, ...]) -> Array:
         step, _, _, done, *_ = carry
         return (step < steps) & ~jnp.all(done)
 
-    def body(carry: tuple) -> tuple:  # type: ignore[type-arg]
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, token, state, done, out, new_keys, new_values = carry
         new_keys, new_values = list(new_keys), list(new_values)
         inputs = _inputs(shape, weights, token[:, None], (rows.position + step)[:, None])

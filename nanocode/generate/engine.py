@@ -10,7 +10,6 @@ which can turn a choice between two tokens that are equally likely to six digits
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Self
 
 import jax
@@ -28,10 +27,17 @@ __all__ = ["Engine", "Generated", "Request", "Sampling"]
 STEPS_WHILE_WAITING = 16
 """Tokens of a decode call while requests wait for a slot: a freed one idles for half of that on average."""
 STREAM_STEPS = 4
-PREFILL_MULTIPLE = 64
-PREFILL_MAX = 256
+PREFILL_LENGTHS = (64, 256)
+"""Tokens that one prefill call adds to a row; few, because each is compiled for several batches and cache lengths."""
 PREFILL_TOKENS = 4096
 """Tokens of one prefill call: enough for matmuls at full speed, few enough for its activations to stay small."""
+
+
+# Compiled once per process and model shape, whatever engine it serves.
+_prepare = jax.jit(prepare, static_argnums=(0, 1))
+_grow = jax.jit(grow, static_argnames="length")
+_prefill = jax.jit(prefill, static_argnums=0, static_argnames="prefix", donate_argnums=2)
+_decode = jax.jit(decode, static_argnums=0, static_argnames=("prefix", "greedy", "filtered"), donate_argnums=2)
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,13 @@ class _Active:
     done: bool = False
     stopped: bool = False
 
+    @property
+    def newest(self) -> int:
+        return self.new[-1] if self.new else self.request.tokens[-1]
+
 
 class Engine:
-    """Decodes requests with one set of weights; compiled code is shared with the engines made by `with_weights`."""
+    """Decodes requests with one set of weights. For one thread; a stream may stay open while others are served."""
 
     def __init__(
         self,
@@ -96,25 +106,20 @@ class Engine:
             raise ValueError(f"stop token {outside[0]} is not in the vocabulary of {shape.vocab_size}: use its ids")
         self._is_stop = jnp.zeros(shape.vocab_size, bool).at[jnp.asarray(sorted(stop_tokens), int)].set(True)
         self._table = None if automaton is None else _on_device(automaton, shape.vocab_size)
-        self._cache_dtype = cache_dtype or model.compute_dtype
-        self._prepare = jax.jit(partial(prepare, shape, model.compute_dtype))
-        self._grow = jax.jit(grow, static_argnames="length")
-        self._prefill = jax.jit(partial(prefill, shape), static_argnames="prefix", donate_argnums=1)
-        self._decode = jax.jit(
-            partial(decode, shape), static_argnames=("prefix", "greedy", "filtered"), donate_argnums=1
-        )
+        self._compute_dtype, self._cache_dtype = model.compute_dtype, cache_dtype or model.compute_dtype
         self._fill(weights)
 
     def with_weights(self, weights: PyTree) -> Self:
-        """An engine for other weights of the same model, with an empty cache, that compiles nothing again."""
+        """An engine for other weights of the same model, with an empty cache. Nothing is compiled again."""
         other = copy.copy(self)
         other._fill(weights)
         return other
 
     def _fill(self, weights: PyTree) -> None:
-        self._weights = self._prepare(weights)
+        self._weights = _prepare(self.shape, self._compute_dtype, weights)
         self._cache: Cache = empty_cache(self.shape, self.slots, 0, self._cache_dtype)
         self._held: list[list[int]] = [[] for _ in range(self.slots)]
+        self._streaming: set[int] = set()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling = Sampling()) -> list[Generated]:  # noqa: B008
         """One result per request, in order. `ValueError` if a prompt is empty or does not leave room for a token."""
@@ -125,8 +130,10 @@ class Engine:
         results: dict[int, Generated] = {}
         while waiting or active:
             admitted = self._admit(waiting, active)
-            self._prefill_all(admitted)
             active += admitted
+            if not active:
+                raise RuntimeError(f"all {self.slots} slots belong to open streams: finish one, or make more slots")
+            self._prefill_all(admitted)
             self._decode_some(active, sampling, STEPS_WHILE_WAITING if waiting else DECODE_STEPS)
             for one in active:
                 if one.done:
@@ -138,12 +145,18 @@ class Engine:
         """The new tokens as they come, a few per device call."""
         self._check(request)
         active = self._admit([(0, request)], [])
-        self._prefill_all(active)
+        if not active:
+            raise RuntimeError(f"all {self.slots} slots belong to open streams: finish one, or make more slots")
         (one,) = active
-        while not one.done:
-            before = len(one.new)
-            self._decode_some(active, sampling, STREAM_STEPS)
-            yield from one.new[before:]
+        self._streaming.add(one.slot)
+        try:
+            self._prefill_all(active)
+            while not one.done:
+                before = len(one.new)
+                self._decode_some(active, sampling, STREAM_STEPS)
+                yield from one.new[before:]
+        finally:
+            self._streaming.discard(one.slot)
 
     def _check(self, request: Request) -> None:
         size = len(request.tokens)
@@ -153,19 +166,25 @@ class Engine:
             raise ValueError(
                 f"a prompt of {size} tokens does not fit into context {self.context} with a new one: shorten it"
             )
+        if not 0 <= min(request.tokens) <= max(request.tokens) < self.shape.vocab_size:
+            raise ValueError(
+                f"tokens {min(request.tokens)} to {max(request.tokens)} are not all in the vocabulary of "
+                f"{self.shape.vocab_size}: use the model's tokenizer"
+            )
         if request.max_new < 1:
             raise ValueError(f"max_new {request.max_new}: ask for at least one token")
 
     def _admit(self, waiting: list[tuple[int, Request]], active: list[_Active]) -> list[_Active]:
         """Move requests from the end of `waiting` to free slots, each to the one with the longest common prefix."""
-        free = sorted(set(range(self.slots)) - {one.slot for one in active})
+        free = sorted(set(range(self.slots)) - {one.slot for one in active} - self._streaming)
         chosen = [waiting.pop() for _ in range(min(len(free), len(waiting)))]
         # The longest prefixes choose first; of equal ones the slot that loses least.
         pairs = sorted(
             (-common, len(self._held[slot]) - common, place, slot)
             for place, (_, request) in enumerate(chosen)
+            for tokens in [list(request.tokens)]
             for slot in free
-            for common in [_common_prefix(self._held[slot], request.tokens)]
+            for common in [_common_prefix(self._held[slot], tokens)]
         )
         taken: dict[int, int] = {}
         admitted = []
@@ -187,10 +206,13 @@ class Engine:
         while True:
             groups: dict[int, list[_Active]] = {}
             for one in admitted:
-                missing = len(one.request.tokens) - 1 - len(self._held[one.slot])
+                start = len(self._held[one.slot])
+                missing = len(one.request.tokens) - 1 - start
                 if missing:
-                    length = min(-(-missing // PREFILL_MULTIPLE) * PREFILL_MULTIPLE, PREFILL_MAX)
-                    groups.setdefault(length, []).append(one)
+                    short, long = PREFILL_LENGTHS
+                    # A long one that mostly reaches past the context would make every slot's cache longer.
+                    is_short = missing <= 2 * short or start + long > self.context + short
+                    groups.setdefault(short if is_short else long, []).append(one)
             if not groups:
                 return
             for length, group in groups.items():
@@ -207,26 +229,26 @@ class Engine:
             held = self._held[one.slot]
             new = one.request.tokens[len(held) : min(len(held) + length, len(one.request.tokens) - 1)]
             tokens[row, : len(new)], starts[row], slots[row] = new, len(held), one.slot
-        self._cache = self._prefill(
-            self._weights, self._cache, tokens, slots, starts, np.int32(len(group)), prefix=_bucket(starts.max())
-        )
+        self._cache = _prefill(
+            self.shape, self._weights, self._cache, tokens, slots, starts, np.int32(len(group)),
+            prefix=self._length if starts.any() else 0,
+        )  # fmt: skip
         for one in group:
             held = self._held[one.slot]
             held += one.request.tokens[len(held) : min(len(held) + length, len(one.request.tokens) - 1)]
 
     def _decode_some(self, active: list[_Active], sampling: Sampling, steps: int) -> None:
-        rows, prefix = self._rows(active)
-        knobs = Knobs(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
-        self._cache, out, states = self._decode(
-            self._weights, self._cache, rows, np.int32(steps), self._is_stop, self._table, knobs,
+        rows, slots, prefix = self._rows(active)
+        knobs = Knobs(*map(jnp.asarray, (sampling.temperature, sampling.top_k, sampling.top_p)))
+        self._cache, out, states = _decode(
+            self.shape, self._weights, self._cache, rows, np.int32(steps), self._is_stop, self._table, knobs,
             prefix=prefix, greedy=sampling.greedy, filtered=sampling.filtered,
         )  # fmt: skip
         out, states = jax.device_get((out, states))
-        row_of = {slot: row for row, slot in enumerate(rows.slot.tolist())}
         for one in active:
-            row = row_of[one.slot]
+            row = slots.index(one.slot)
             new = [token for token in out[:, row].tolist() if token >= 0]
-            self._held[one.slot] += [int(rows.token[row]), *new[:-1]]
+            self._held[one.slot] += [one.newest, *new[:-1]]
             one.new += new
             one.left -= len(new)
             one.state = int(states[row])
@@ -235,20 +257,25 @@ class Engine:
             )
             one.done = one.stopped or one.left == 0
 
-    def _rows(self, active: list[_Active]) -> tuple[Rows, int]:
-        """The batch of a decode call, and how many columns of the cache it reads. Other slots fill it up."""
+    def _rows(self, active: list[_Active]) -> tuple[Rows, list[int], int]:
+        """The batch of a decode call, the slots of its rows, and how many columns of the cache it reads.
+
+        Slots that generate nothing fill it up.
+        """
         size = min(_power(len(active), 4), self.slots)
         free = set(range(self.slots)) - {one.slot for one in active}
         filling = sorted(free, key=lambda slot: len(self._held[slot]))[: size - len(active)]
         slots = np.array(sorted([one.slot for one in active] + filling), np.int32)
         position = np.array([len(self._held[slot]) for slot in slots], np.int32)
-        self._reserve(position.max() + DECODE_STEPS + 1)
-        rows = Rows(slots, np.zeros_like(slots), position, *(np.zeros_like(slots) for _ in range(3)))
+        longest = int(position.max())
+        self._reserve(longest + DECODE_STEPS + 1)
+        token, left, seed, state = (np.zeros_like(slots) for _ in range(4))
         for one in active:
             row = np.searchsorted(slots, one.slot)
-            rows.token[row] = one.new[-1] if one.new else one.request.tokens[-1]
-            rows.left[row], rows.seed[row], rows.state[row] = one.left, one.request.seed % 2**31, one.state
-        return rows, self._length if size == self.slots else min(_bucket(position.max()), self._length)
+            token[row] = one.newest
+            left[row], seed[row], state[row] = one.left, one.request.seed % 2**31, one.state
+        rows = Rows(*(jnp.asarray(each) for each in (slots, token, position, left, seed, state)))
+        return rows, slots.tolist(), self._length if size == self.slots else min(_bucket(longest), self._length)
 
     @property
     def _length(self) -> int:
@@ -256,16 +283,18 @@ class Engine:
 
     def _reserve(self, length: int) -> None:
         if length > self._length:
-            self._cache = self._grow(self._cache, length=_bucket(length))
+            # No row reaches further than this: the last block of the longest one.
+            most = self.context + max(PREFILL_LENGTHS[0], DECODE_STEPS) + 1
+            self._cache = _grow(self._cache, length=max(length, min(_bucket(length), most)))
 
 
 def _bucket(longest: int) -> int:
     """A length that is at least `longest`, of few: 64, 128, 192, 256, 384, 512, 768, ..."""
     if longest == 0:
         return 0
-    length = _power(int(longest), 2, PREFILL_MULTIPLE)
+    length = _power(int(longest), 2, 64)
     shorter = length * 3 // 4
-    return shorter if shorter >= longest and shorter % PREFILL_MULTIPLE == 0 else length
+    return shorter if shorter >= longest and shorter % 64 == 0 else length
 
 
 def _power(number: int, base: int, unit: int = 1) -> int:
@@ -275,13 +304,16 @@ def _power(number: int, base: int, unit: int = 1) -> int:
     return unit
 
 
-def _common_prefix(held: list[int], tokens: Sequence[int]) -> int:
-    common = 0
-    for ours, theirs in zip(held, tokens, strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    return common
+def _common_prefix(held: list[int], tokens: list[int]) -> int:
+    """How many tokens both begin with. Halving, because lists compare at the speed of C."""
+    low, high = 0, min(len(held), len(tokens))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if held[low:middle] == tokens[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _on_device(automaton: Automaton, vocab_size: int) -> Table:

@@ -7,6 +7,7 @@ edges of both sets are found bit by bit and not by sorting: positive floats orde
 Axes: B rows, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,7 +100,7 @@ def keep_likeliest(chances: Float[Array, "B V"], top_k: Int[Array, ""], top_p: F
     return jnp.where(bits >= edge[:, None], chances, 0)
 
 
-def _largest(holds, rows: int) -> Int[Array, " B"]:  # type: ignore[no-untyped-def]
+def _largest(holds: Callable[[Int[Array, "B 1"]], Bool[Array, " B"]], rows: int) -> Int[Array, " B"]:
     """Per row the largest number below 2^30 for which the claim, true at 0 and false from some number on, holds."""
 
     def step(count: Int[Array, ""], found: Int[Array, " B"]) -> Int[Array, " B"]:

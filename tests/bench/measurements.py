@@ -24,6 +24,7 @@ from nanocode.train.checkpoints import Checkpoints
 from nanocode.train.loop import read_ahead
 from nanocode.train.setup import compiled_step, fresh_state, make_trainer
 from nanocode.train.throughput import measured_matmul_flops
+from tests.bench import decode
 
 RUNS = 5
 Result = dict[str, float | str]
@@ -186,6 +187,10 @@ MEASUREMENTS: dict[str, Callable[[], Result]] = {
         "d6", "pretrain.compute_dtype=float32", "pretrain.batch_tokens=16384"
     ),
     "time to first step": first_step,
+    "decoding, d6 in float32, 1 conversation": lambda: decode.beside_bandwidth("d6"),
+    "decoding, d6 in float32, 16 conversations": lambda: decode.beside_matmuls("d6", 16),
+    "decoding, demo, 64 conversations": lambda: decode.throughput("demo", 64),
+    "decoding, demo, 128 conversations": lambda: decode.throughput("demo", 128),
     "tokenization": tokenization,
     "packing": packing,
     "loader": loader,
