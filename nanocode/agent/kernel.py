@@ -1,7 +1,7 @@
-"""Linux calls that Python has no name for: Landlock, seccomp, capabilities, prctl and openat2, through ctypes.
+"""Linux calls that Python has no name for: Landlock, seccomp, capabilities and prctl, through ctypes.
 
 Every function raises `OSError` where the kernel refuses or does not know the call. The numbers are those of
-include/uapi/linux/{landlock,prctl,seccomp,capability,openat2}.h, the same on x86_64 and aarch64 unless listed.
+include/uapi/linux/{landlock,prctl,seccomp,capability}.h, the same on x86_64 and aarch64 unless listed.
 """
 
 import ctypes
@@ -12,12 +12,11 @@ import stat
 import struct
 from collections.abc import Iterable
 
-LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF, OPENAT2 = 444, 445, 446, 437
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 CAPSET = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
 
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 8, 22, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
-PR_SET_DUMPABLE = 4
 
 CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 1, 6, 7, 8
 
@@ -30,13 +29,11 @@ FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 NO_SPECIAL_FILES = ~(1 << 6 | 1 << 9 | 1 << 11)
 LANDLOCK_TRUNCATE_SINCE, LANDLOCK_NETWORK_SINCE, LANDLOCK_SCOPE_SINCE = 3, 4, 6
 
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def _syscall(number: int, *arguments: int | bytes | None | ctypes.Array[ctypes.c_char]) -> int:
+def _syscall(number: int, *arguments: int | bytes | None) -> int:
     # Integers go as 64 bits, or the upper half of a register would be left to chance.
     wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     result: int = _libc.syscall(ctypes.c_long(number), *wide)
@@ -128,10 +125,3 @@ def become(user: int, capabilities: tuple[int, ...]) -> None:
     _syscall(CAPSET, struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", bits, bits, bits, 0, 0, 0))
     for capability in capabilities:
         prctl(PR_CAP_AMBIENT, 2, capability)
-
-
-def open_beneath(folder: int, path: str, flags: int, mode: int = 0) -> int:
-    """Open `path` below the open folder; `OSError` where it leaves it or passes through any symbolic link."""
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    return _syscall(OPENAT2, folder, os.fsencode(path) + b"\0", how, len(how))

@@ -59,6 +59,9 @@ class Limits:
     output_bytes: int = 16_000
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Finished:
     """How a command ended: both streams as they came, and 128 + n for a death by signal n."""
@@ -73,7 +76,7 @@ class Sandbox:
     """Runs commands in the folder `root`; safe to use from several threads and after a fork."""
 
     def __init__(
-        self, root: Path, limits: Limits = Limits(), grade: Grade | None = None, unsafe: bool = False
+        self, root: Path, limits: Limits = DEFAULT_LIMITS, grade: Grade | None = None, unsafe: bool = False
     ) -> None:
         self.root = root.resolve()
         self.limits = limits
@@ -116,7 +119,7 @@ def _holds(grade: Grade) -> bool:
         python = "import socket\ntry: socket.socket(); print('leak')\nexcept OSError: print('closed')"
         command = f'cat ../secret 2>&- && echo leak; echo ok > file && cat file; python3 -c "{python}"'
         try:
-            done = _run(command, inside, Limits(), grade)
+            done = _run(command, inside, DEFAULT_LIMITS, grade)
         except Refused:
             return False
         return done.output.split() == ["ok", "closed"]
@@ -127,9 +130,11 @@ def _holds(grade: Grade) -> bool:
 _server: tuple[int, socket.socket] | None = None
 """The process that started it, and our end of its socket: a forked child starts its own."""
 _starting = threading.Lock()
-os.register_at_fork(after_in_child=lambda: _starting._at_fork_reinit())  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_starting._at_fork_reinit)  # type: ignore[attr-defined]
 
-_SERVE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from nanocode.agent.supervisor import main; main(sys.argv[1:])"
+_SERVE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from nanocode.agent.supervisor import main; main(sys.argv[1:])"
+)
 
 
 def _run(command: str, root: Path, limits: Limits, grade: Grade) -> Finished:
@@ -194,7 +199,7 @@ def _start() -> socket.socket:
     (python / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
     scratch.chmod(0o711)
     python.chmod(0o755)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM)
+    ours, theirs = socket.socketpair()  # one byte a message: a stream is as good as packets
     package = Path(__file__).resolve().parents[2]
     with theirs:
         subprocess.run(  # ends at once: the server is its child, so that it is nobody's zombie

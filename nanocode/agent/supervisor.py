@@ -31,6 +31,7 @@ CENSUS_SECONDS = 0.02
 # Output beyond this ends the command: nobody reads it, and to carry it costs the machine.
 FLOOD_BYTES = 16 << 20
 OPEN_FILES = 256
+PRIVATE_TMP = "/tmp"  # noqa: S108 - of the command's own
 PRIVATE_TMP_BYTES = 64 << 20
 # User ids that nobody has: one per command, so that RLIMIT_NPROC counts its processes and no others.
 FIRST_USER, FIRST_USER_IN_CONTAINER, USERS_IN_CONTAINER = 0x70000000, 50_000, 15_000
@@ -180,9 +181,7 @@ def _give_back(root: str, user: int) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def _become_command(
-    request: Request, server: Server, tmp: str, user: int | None, output: int, trouble: int
-) -> None:
+def _become_command(request: Request, server: Server, tmp: str, user: int | None, output: int, trouble: int) -> None:
     """Turn this process into the sandboxed command. Never returns: trouble is told through the pipe."""
     try:
         os.setsid()
@@ -211,10 +210,10 @@ def _become_command(
         }  # fmt: skip
         _limit(request)
         if request.grade == "namespaces":
-            _exec_bubblewrap(request, server, user, environment | {"TMPDIR": "/tmp"})
+            _exec_bubblewrap(request, server, user, environment | {"TMPDIR": PRIVATE_TMP})
         if request.grade == "landlock":
             _confine(request, server, tmp, user)
-        os.execve("/bin/sh", ["sh", "-c", request.command], environment)
+        os.execve("/bin/sh", ["sh", "-c", request.command], environment)  # noqa: S606
     except BaseException as error:
         os.write(3, f"{type(error).__name__}: {error}".encode())
     finally:
@@ -292,14 +291,14 @@ def _exec_bubblewrap(request: Request, server: Server, user: int | None, environ
             arguments += ["--ro-bind-try", path, path]
     for path in SETTINGS:
         arguments += ["--ro-bind-try", path, path]
-    arguments += ["--size", str(PRIVATE_TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp"]
+    arguments += ["--size", str(PRIVATE_TMP_BYTES), "--perms", "1777", "--tmpfs", PRIVATE_TMP]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     if not server.prefix.startswith("/usr/") and server.prefix != "/usr":
         arguments += ["--ro-bind", server.prefix, server.prefix]
     arguments += ["--ro-bind", server.python, server.python, "--bind", request.root, request.root]
     arguments += ["--remount-ro", "/", "--chdir", request.root]
     path = shutil.which("bwrap") or "/usr/bin/bwrap"
-    os.execve(path, [*arguments, "--", *limited, "/bin/sh", "-c", request.command], environment)
+    os.execve(path, [*arguments, "--", *limited, "/bin/sh", "-c", request.command], environment)  # noqa: S606
 
 
 # -- watching ---------------------------------------------------------------------------------------------------------
