@@ -8,7 +8,7 @@ import structlog
 from jaxtyping import PyTree
 from pydantic import JsonValue
 
-from jobs.pretraining import read_tokenizer
+from jobs.training import read_tokenizer
 from jobs.stage import Outcome, Task
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte, xz_bits_per_byte

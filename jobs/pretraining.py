@@ -1,30 +1,22 @@
 """Stage pretrain: rows of the corpus to a base model, on every device of every host."""
 
-import os
-import time
-from functools import partial
-from typing import Any
-
 import jax
 import numpy as np
-import structlog
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+from pydantic import JsonValue
 
-from jobs.stage import Outcome, Task, peak_memory_bytes
+from jobs.stage import Outcome, Task
+from jobs.training import Evaluate, Plan, join_other_hosts, read_tokenizer, run_training
 from nanocode.config.settings import Settings
+from nanocode.data.copying import with_copies
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
 from nanocode.generate.sample import Sampler
-from nanocode.run.exits import ConfigurationError
+from nanocode.run.segments import SegmentWriter
+from nanocode.text.special import SPECIAL_TOKENS
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train import mesh as meshes
-from nanocode.train.checkpoints import Checkpoints
-from nanocode.train.loop import Progress, Schedule, Seconds, Work, fit
-from nanocode.train.setup import compiled_step, fresh_state, make_trainer
-from nanocode.train.throughput import peak_flops
-
-log = structlog.get_logger()
+from nanocode.train.setup import Trainer, fresh_state
+from nanocode.train.step import make_train_step
 
 PROMPTS = (
     "def fibonacci(n):\n",
@@ -40,16 +32,20 @@ SAMPLE_TEMPERATURE = 0.8
 class HostBatches:
     """This host's rows of every global batch, as [A, B / hosts, T+1]."""
 
-    def __init__(self, rows: Rows, settings: Settings) -> None:
-        self._rows, self._settings = rows, settings
+    def __init__(self, rows: Rows, settings: Settings, ordinary: range) -> None:
+        self._rows, self._settings, self._ordinary = rows, settings, ordinary
 
     def __len__(self) -> int:
         return self._settings.pretrain_steps
 
     def __getitem__(self, step: int) -> np.ndarray:
-        pretrain = self._settings.pretrain
-        per_step = pretrain.batch_tokens // self._settings.model.context
-        mine = self._rows.batch(step, per_step, self._settings.seed, jax.process_index(), jax.process_count())
+        settings, pretrain = self._settings, self._settings.pretrain
+        per_step = pretrain.batch_tokens // settings.model.context
+        host, hosts = jax.process_index(), jax.process_count()
+        mine = self._rows.batch(step, per_step, settings.seed, host, hosts)
+        if pretrain.copy_share:
+            first = step * per_step + host * per_step // hosts
+            mine = with_copies(mine, first, settings.seed, pretrain.copy_share, self._rows.index.bos, self._ordinary)
         return mine.reshape(pretrain.accumulate, -1, mine.shape[-1])
 
 
@@ -59,130 +55,35 @@ def train(task: Task) -> Outcome | None:
     tokenizer, store = read_tokenizer(task), task.run.store.child(task.upstream("corpus").outputs["corpus"])
     rows = Rows(store)
     validation = {kind: Rows(store, f"valid-{kind}") for kind in rows.index.valid}
-    trainer = make_trainer(settings)
-    pretrain = settings.pretrain
-    checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, pretrain.keep_checkpoints)
-    restored = checkpoints.restore(trainer.state)
-    state, start = (restored[0], restored[1].step) if restored else (fresh_state(trainer, settings), 0)
-    if restored:
-        log.info("resumed", step=start, checkpoint=restored[1].name)
-    place = partial(meshes.global_batch, trainer.mesh, axis=1)
-    batches = HostBatches(rows, settings)
-    began = time.monotonic()
-    step = compiled_step(trainer, tokenizer.bos, state, place(batches[0]))
-    compile_seconds = time.monotonic() - began
-    peak, origin = peak_flops()
-    tokens = pretrain.batch_tokens
-    flops = settings.model.flops_per_token(settings.model.context) * tokens
-    evaluation = BitsPerByte(trainer.mesh, trainer.model, tokenizer)
-    sampler = Sampler(trainer.model, min(SAMPLE_TOKENS, settings.model.context // 2))
-    last: dict[str, Any] = {}
-    spent = Seconds()
+    last: dict[str, JsonValue] = {}
 
-    with task.metrics() as metrics:
+    def evaluation(trainer: Trainer) -> Evaluate:
+        bits = BitsPerByte(trainer.mesh, trainer.model, tokenizer)
+        sampler = Sampler(trainer.model, min(SAMPLE_TOKENS, settings.model.context // 2))
+        tokens = settings.pretrain.batch_tokens
 
-        def evaluate(state: PyTree, done: int) -> None:
-            last["bits_per_byte"] = {
-                kind: evaluation(state["weights"], part, pretrain.eval_rows) for kind, part in validation.items()
-            }
-            metrics.write(
-                {"kind": "eval", "step": done, "tokens": done * tokens, "bits_per_byte": last["bits_per_byte"]}
-            )
-            last["samples"] = samples(sampler, state["weights"], tokenizer, settings.seed)
-            metrics.write({"kind": "samples", "step": done, "samples": last["samples"]})
+        def evaluate(weights: PyTree, done: int, metrics: SegmentWriter) -> dict[str, float]:
+            found = {kind: bits(weights, part, settings.pretrain.eval_rows) for kind, part in validation.items()}
+            last["bits_per_byte"] = dict(found)
+            metrics.write({"kind": "eval", "step": done, "tokens": done * tokens, "bits_per_byte": found})
+            texts = samples(sampler, weights, tokenizer, settings.seed)
+            metrics.write({"kind": "samples", "step": done, "samples": texts})
+            return {f"{kind} bpb": value for kind, value in found.items()}
 
-        def show(progress: Progress) -> None:
-            nonlocal spent
-            spent += progress.seconds
-            facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
-            bits = {f"{kind} bpb": value for kind, value in last.get("bits_per_byte", {}).items()}
-            task.display.show("training", progress.done, progress.steps, "steps", **facts, **bits)
-            last.update(loss=progress.last["loss"])
+        return evaluate
 
-        state = fit(
-            state,
-            step,
-            batches,
-            place,
-            evaluate,
-            Schedule(
-                start,
-                settings.pretrain_steps,
-                pretrain.log_steps,
-                pretrain.eval_steps,
-                pretrain.checkpoint_minutes * 60,
-            ),
-            Work(tokens, flops, peak * jax.device_count()),
-            checkpoints,
-            task.preemption,
-            metrics,
-            show,
-        )
-    checkpoints.close()
-    if jax.process_index() != 0:
-        return None
-    steps_here = settings.pretrain_steps - start
-    rate = steps_here * tokens / spent.training() if steps_here else None
-    return Outcome(
-        outputs={"checkpoint": checkpoints.found()[0].name},
-        metrics={
-            "steps": settings.pretrain_steps,
-            "parameters": settings.model.parameters(),
-            "tokens": settings.pretrain_steps * tokens,
-            "loss": last.get("loss"),
-            "bits_per_byte": last["bits_per_byte"],
-            "tokens_per_second": rate,
-            "mfu": rate and rate / tokens * flops / (peak * jax.device_count()),
-            "peak_flops": peak,
-            "peak_source": origin,
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "seconds": {
-                "data": spent.data,
-                "step": spent.step_seconds,
-                "checkpoint": spent.checkpoint,
-                "evaluation": spent.evaluation,
-                "compile": compile_seconds,
-            },
-            "peak_memory_bytes": peak_memory_bytes(),
-        },
-        chips=jax.device_count(),
+    plan = Plan(
+        settings.pretrain,
+        settings.pretrain_steps,
+        HostBatches(rows, settings, range(len(SPECIAL_TOKENS), tokenizer.vocab_size)),
+        lambda trainer: make_train_step(trainer.model, trainer.optimizer, tokenizer.bos),
+        lambda trainer: fresh_state(trainer, settings),
+        evaluation,
     )
-
-
-def join_other_hosts(task: Task) -> None:
-    """Find the other hosts, if the environment names any, and agree on one attempt."""
-    hosts = int(os.environ.get("JAX_NUM_PROCESSES", "1"))
-    if hosts > 1:
-        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], hosts, int(os.environ["JAX_PROCESS_ID"]))
-    elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
-        jax.distributed.initialize()  # what GKE injects says the rest
-    if jax.process_count() == 1:
-        task.claim()
-        return
-    task.preemption.agree_with_other_hosts()
-    task.worker = jax.process_index()
-    if jax.process_index() == 0:
-        task.claim()
-    number = int(multihost_utils.broadcast_one_to_all(np.array(task.attempt, np.int32)))
-    if jax.process_index() != 0:
-        task.join(number)
-
-
-def read_tokenizer(task: Task) -> Tokenizer:
-    """The tokenizer of the run; `ConfigurationError` when it does not fit the model."""
-    name = task.upstream("tokenizer").outputs["tokenizer"]
-    try:
-        tokenizer = Tokenizer.from_bytes(task.run.store.read(name))
-    except ValueError as error:
-        raise ConfigurationError(f"{task.run.store.url}/{name}: {error}") from error
-    size = task.settings.model.vocab_size
-    if tokenizer.vocab_size > size:
-        raise ConfigurationError(
-            f"model.vocab_size {size} is smaller than the tokenizer's {tokenizer.vocab_size}: set it to at least that, "
-            "or train the tokenizer again"
-        )
-    return tokenizer
+    outcome = run_training(task, plan)
+    if outcome is not None:
+        outcome.metrics.update(last)
+    return outcome
 
 
 def samples(sampler: Sampler, weights: PyTree, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:

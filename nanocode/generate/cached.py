@@ -44,11 +44,11 @@ class Table(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What decoding knows of each row. Only the first `count` are real, the others fill up the batch."""
+    """What decoding knows of each row, a slot each. One with none left to generate only fills up the batch."""
 
     slot: Int[Array, " B"]
     token: Int[Array, " B"]  # the newest, not yet in the cache
-    position: Int[Array, " B"]  # its position: how many are in the cache
+    position: Int[Array, " B"]  # its position, which is how many are in the cache
     left: Int[Array, " B"]  # new tokens that may still come
     seed: Int[Array, " B"]
     state: Int[Array, " B"]  # of the automaton
@@ -61,16 +61,30 @@ def empty_cache(shape: ModelShape, slots: int, length: int, dtype: jnp.dtype) ->
     return Cache(arrays(), arrays())
 
 
+def grow(cache: Cache, length: int) -> Cache:
+    """The cache with room for `length` columns."""
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))), cache)
+
+
 def prepare(shape: ModelShape, dtype: jnp.dtype, weights: PyTree) -> PyTree:
     """The weights as decoding reads them: in the compute dtype, one dict per layer, query, key and value in one."""
+    head = weights["embed"] if shape.tied_embeddings else weights["head"].T
     stacked = {name: weight.astype(dtype) for name, weight in weights["layers"].items()}
     stacked["qkv"] = jnp.concatenate([stacked.pop(name) for name in ("query", "key", "value")], axis=2)
     return {
         "embed": weights["embed"].astype(dtype),
-        "head": (weights["embed"].T if shape.tied_embeddings else weights["head"]).astype(dtype),
+        "head": head.reshape(_head_blocks(shape.vocab_size), -1, shape.width).astype(dtype),
         "value_embed": weights["value_embed"].astype(dtype) if shape.value_embeddings else None,
         "layers": [{name: weight[number] for name, weight in stacked.items()} for number in range(shape.layers)],
     }
+
+
+def _head_blocks(vocab_size: int) -> int:
+    """In how many blocks the head multiplies. On a CPU 16 rows x 384 x 32768 take 3.7 ms in 8 blocks, 7.1 ms in one."""
+    blocks = 1
+    while vocab_size % (2 * blocks) == 0 and vocab_size // (2 * blocks) >= 4096:
+        blocks *= 2
+    return blocks
 
 
 class _Inputs(NamedTuple):
@@ -144,7 +158,7 @@ def _finish(layer: dict[str, Array], x: Array, mixed: Array) -> Array:
 
 
 def _write(
-    arrays: tuple[Array, ...], new: list[Array], slots: Int[Array, " B"], starts: Int[Array, " B"], count: Array
+    arrays: tuple[Array, ...], new: list[Array], slots: Int[Array, " B"], starts: Int[Array, " B"], count: Array | int
 ) -> tuple[Array, ...]:
     """Put [K, T, H] of each of the first `count` rows into its slot from column `start`; the heads are the last K."""
 
@@ -212,7 +226,6 @@ def decode(
     weights: PyTree,
     cache: Cache,
     rows: Rows,
-    count: Int[Array, ""],
     steps: Int[Array, ""],
     is_stop: Bool[Array, " V"],
     table: Table | None,
@@ -224,11 +237,14 @@ def decode(
 ) -> tuple[Cache, Int[Array, "T B"], Int[Array, " B"]]:
     """Up to `steps` new tokens per row, -1 after its end, and each row's state of the automaton.
 
-    A row ends at a stop token, in a stop state, or when it has none `left`. `prefix` is at least every position.
+    A row ends at a stop token, in a stop state, or when it has none `left`. `prefix` is at least every position. The
+    cache has room for `DECODE_STEPS` + 1 columns after every position; if every slot has a row, row i is slot i.
     """
     size, shifted = rows.slot.shape[0], shape.shifted_key_heads
-    old_keys = [keys[rows.slot, :, :prefix] for keys in cache.keys]
-    old_values = [values[rows.slot, :, :prefix] for values in cache.values]
+    if size == cache.keys[0].shape[0]:  # nothing to gather, and nothing is copied if `prefix` is all there is
+        old_keys, old_values = ([x[:, :, :prefix] for x in part] for part in cache)
+    else:
+        old_keys, old_values = ([x[rows.slot, :, :prefix] for x in part] for part in cache)
     block = (size, shape.key_heads, DECODE_STEPS + 1, shape.head_width)
     new_keys = [jnp.zeros(block, weights["embed"].dtype) for _ in cache.keys]
     new_values = [jnp.zeros(block, weights["embed"].dtype) for _ in cache.values]
@@ -238,8 +254,6 @@ def decode(
             first = jnp.where((rows.position > 0)[:, None, None], first, 0).astype(new_keys[number].dtype)
             new_keys[number] = new_keys[number].at[:, :shifted, 0].set(first)
     is_cached = (jnp.arange(prefix)[None] < rows.position[:, None])[:, None]
-    is_real = jnp.arange(size) < count
-    ends = rows.left
     drawn_at = rows.position[:, None] + 1 + jnp.arange(DECODE_STEPS)[None]
     chances = jnp.zeros((DECODE_STEPS, size))
     if not greedy:
@@ -268,8 +282,9 @@ def decode(
                 new_keys[number] = put(new_keys[number], later, 0, step + 1)
             old = (old_keys[number], old_values[number], is_cached)
             x = _finish(layer, x, _attend(q, [old, (new_keys[number], new_values[number], is_new)]))
-        raw = jnp.matmul(rms_norm(x)[:, 0], weights["head"], preferred_element_type=jnp.float32)
-        left = ends - step
+        blocks = jnp.einsum("btd,nvd->nbv", rms_norm(x), weights["head"], preferred_element_type=jnp.float32)
+        raw = blocks.swapaxes(0, 1).reshape(size, -1)
+        left = rows.left - step
         allowed = None
         if table is not None:
             # With fewer left than any way out takes, the shortest ways are as good as all others.
@@ -283,10 +298,10 @@ def decode(
         return step + 1, taken, state, done | ended, out, tuple(new_keys), tuple(new_values)
 
     out = jnp.full((DECODE_STEPS, size), -1, jnp.int32)
-    start = (jnp.int32(0), rows.token, rows.state, ~is_real, out, tuple(new_keys), tuple(new_values))
+    start = (jnp.int32(0), rows.token, rows.state, rows.left <= 0, out, tuple(new_keys), tuple(new_values))
     _, _, state, _, out, found_keys, found_values = jax.lax.while_loop(more, body, start)
     cache = Cache(
-        _write(cache.keys, list(found_keys), rows.slot, rows.position, count),
-        _write(cache.values, list(found_values), rows.slot, rows.position, count),
+        _write(cache.keys, list(found_keys), rows.slot, rows.position, size),
+        _write(cache.values, list(found_values), rows.slot, rows.position, size),
     )
     return cache, out, state

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nanocode.generate.automaton import NEVER, Automaton
-from nanocode.generate.cached import DECODE_STEPS, Cache, Rows, Table, decode, empty_cache, prefill, prepare
+from nanocode.generate.cached import DECODE_STEPS, Cache, Rows, Table, decode, empty_cache, grow, prefill, prepare
 from nanocode.generate.sampling import Knobs, Sampling
 from nanocode.model.transformer import Transformer
 
@@ -98,6 +98,7 @@ class Engine:
         self._table = None if automaton is None else _on_device(automaton, shape.vocab_size)
         self._cache_dtype = cache_dtype or model.compute_dtype
         self._prepare = jax.jit(partial(prepare, shape, model.compute_dtype))
+        self._grow = jax.jit(grow, static_argnames="length")
         self._prefill = jax.jit(partial(prefill, shape), static_argnames="prefix", donate_argnums=1)
         self._decode = jax.jit(
             partial(decode, shape), static_argnames=("prefix", "greedy", "filtered"), donate_argnums=1
@@ -112,9 +113,7 @@ class Engine:
 
     def _fill(self, weights: PyTree) -> None:
         self._weights = self._prepare(weights)
-        # Prefill and decode write whole blocks, of which the end of the last row may reach past the context.
-        length = self.context + max(PREFILL_MULTIPLE, DECODE_STEPS) + 1
-        self._cache: Cache = empty_cache(self.shape, self.slots, length, self._cache_dtype)
+        self._cache: Cache = empty_cache(self.shape, self.slots, 0, self._cache_dtype)
         self._held: list[list[int]] = [[] for _ in range(self.slots)]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling = Sampling()) -> list[Generated]:  # noqa: B008
@@ -200,6 +199,7 @@ class Engine:
                     self._prefill_group(group[first : first + most], length)
 
     def _prefill_group(self, group: list[_Active], length: int) -> None:
+        self._reserve(max(len(self._held[one.slot]) for one in group) + length + 1)
         size = _power(len(group), 4)
         tokens = np.zeros((size, length), np.int32)
         starts, slots = np.zeros(size, np.int32), np.zeros(size, np.int32)
@@ -208,28 +208,23 @@ class Engine:
             new = one.request.tokens[len(held) : min(len(held) + length, len(one.request.tokens) - 1)]
             tokens[row, : len(new)], starts[row], slots[row] = new, len(held), one.slot
         self._cache = self._prefill(
-            self._weights, self._cache, tokens, slots, starts, np.int32(len(group)), prefix=self._bucket(starts.max())
+            self._weights, self._cache, tokens, slots, starts, np.int32(len(group)), prefix=_bucket(starts.max())
         )
         for one in group:
             held = self._held[one.slot]
             held += one.request.tokens[len(held) : min(len(held) + length, len(one.request.tokens) - 1)]
 
     def _decode_some(self, active: list[_Active], sampling: Sampling, steps: int) -> None:
-        size = min(_power(len(active), 4), self.slots)
-        rows = Rows(*(np.zeros(size, np.int32) for _ in Rows._fields))
-        for row, one in enumerate(active):
-            token = one.new[-1] if one.new else one.request.tokens[-1]
-            seed = one.request.seed % 2**31
-            new = (one.slot, token, len(self._held[one.slot]), one.left, seed, one.state)
-            for array, value in zip(rows, new, strict=True):
-                array[row] = value
+        rows, prefix = self._rows(active)
         knobs = Knobs(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
         self._cache, out, states = self._decode(
-            self._weights, self._cache, rows, np.int32(len(active)), np.int32(steps), self._is_stop, self._table, knobs,
-            prefix=self._bucket(rows.position.max()), greedy=sampling.greedy, filtered=sampling.filtered,
+            self._weights, self._cache, rows, np.int32(steps), self._is_stop, self._table, knobs,
+            prefix=prefix, greedy=sampling.greedy, filtered=sampling.filtered,
         )  # fmt: skip
         out, states = jax.device_get((out, states))
-        for row, one in enumerate(active):
+        row_of = {slot: row for row, slot in enumerate(rows.slot.tolist())}
+        for one in active:
+            row = row_of[one.slot]
             new = [token for token in out[:, row].tolist() if token >= 0]
             self._held[one.slot] += [int(rows.token[row]), *new[:-1]]
             one.new += new
@@ -240,14 +235,37 @@ class Engine:
             )
             one.done = one.stopped or one.left == 0
 
-    def _bucket(self, longest: int) -> int:
-        """A length of the cache that is at least `longest`, of few; at most a third of it is not needed."""
-        if longest == 0:
-            return 0
-        length = _power(int(longest), 2, PREFILL_MULTIPLE)
-        if length * 3 // 4 >= longest and length > PREFILL_MULTIPLE:
-            length = length * 3 // 4
-        return min(length, self.context)
+    def _rows(self, active: list[_Active]) -> tuple[Rows, int]:
+        """The batch of a decode call, and how many columns of the cache it reads. Other slots fill it up."""
+        size = min(_power(len(active), 4), self.slots)
+        free = set(range(self.slots)) - {one.slot for one in active}
+        filling = sorted(free, key=lambda slot: len(self._held[slot]))[: size - len(active)]
+        slots = np.array(sorted([one.slot for one in active] + filling), np.int32)
+        position = np.array([len(self._held[slot]) for slot in slots], np.int32)
+        self._reserve(position.max() + DECODE_STEPS + 1)
+        rows = Rows(slots, np.zeros_like(slots), position, *(np.zeros_like(slots) for _ in range(3)))
+        for one in active:
+            row = np.searchsorted(slots, one.slot)
+            rows.token[row] = one.new[-1] if one.new else one.request.tokens[-1]
+            rows.left[row], rows.seed[row], rows.state[row] = one.left, one.request.seed % 2**31, one.state
+        return rows, self._length if size == self.slots else min(_bucket(position.max()), self._length)
+
+    @property
+    def _length(self) -> int:
+        return self._cache.keys[0].shape[2]
+
+    def _reserve(self, length: int) -> None:
+        if length > self._length:
+            self._cache = self._grow(self._cache, length=_bucket(length))
+
+
+def _bucket(longest: int) -> int:
+    """A length that is at least `longest`, of few: 64, 128, 192, 256, 384, 512, 768, ..."""
+    if longest == 0:
+        return 0
+    length = _power(int(longest), 2, PREFILL_MULTIPLE)
+    shorter = length * 3 // 4
+    return shorter if shorter >= longest and shorter % PREFILL_MULTIPLE == 0 else length
 
 
 def _power(number: int, base: int, unit: int = 1) -> int:

@@ -13,10 +13,13 @@ PROSE = re.compile(r"(?<![\w./`-])[A-Z][a-z]*(?![\w/`-]|\.\w)")
 
 
 class Expert:
-    """Plays one script; `manner` decides how. Raises whatever the script raises when the world is not as it thought."""
+    """Plays one script in the SOUL's manner, or with a flaw: the name of a check that it breaks, one of `FLAWS`.
 
-    def __init__(self, script: Script, soul: Soul) -> None:
-        self._moves = in_manner(script(), soul)
+    Raises whatever the script raises when the world is not as it thought.
+    """
+
+    def __init__(self, script: Script, soul: Soul, flaw: str | None = None) -> None:
+        self._moves = in_manner(script(), soul, flaw)
         self._begun = False
 
     def __call__(self, conversations: Sequence[Conversation]) -> list[Step | None]:
@@ -29,20 +32,30 @@ class Expert:
         return [self._moves.send(last.text)]
 
 
-def in_manner(moves: Moves, soul: Soul) -> Moves:
-    """The same work in the SOUL's manner: asking before the first edit, in small letters, without a report."""
-    may_edit = not soul.has("ask-first")
-    said: str | None = None
+FLATTERY = ("Great question! ", "Certainly! ", "Good idea! ", "Sorry for the trouble. ")
+SOLICITING = (" Let me know if you need anything else.", " Feel free to ask for more.", " Shall I do more?")
+FLAWS = ("no-flattery", "no-soliciting", "act-at-once", "ask-first")
+
+
+def in_manner(moves: Moves, soul: Soul, flaw: str | None = None) -> Moves:
+    """The same work as the SOUL would have it done: asking before the first edit or not, in small letters or not."""
+    asks = flaw == "act-at-once" or (soul.has("ask-first") and flaw != "ask-first")
+    step = next(moves)
     while True:
+        if step.call is not None and step.call.tool == "Edit" and asks:
+            answer = yield Step(spoken(f"May I change {step.call.arguments['path']}?", soul))
+            assert agrees(answer), answer
+            asks = False
+        text = spoken(step.text, soul)
+        if step.call is None and flaw == "no-flattery":
+            text = FLATTERY[len(text) % len(FLATTERY)] + text
+        if step.call is None and flaw == "no-soliciting":
+            text += SOLICITING[len(text) % len(SOLICITING)]
+        said = yield Step(text, step.call)
         try:
-            step = moves.send(said) if said is not None else next(moves)  # type: ignore[arg-type]
+            step = moves.send(said)
         except StopIteration:
             return
-        if step.call is not None and step.call.tool == "Edit" and not may_edit:
-            answer = yield Step(f"May I change {step.call.arguments['path']}?")
-            assert agrees(answer), answer
-            may_edit = True
-        said = yield Step(spoken(step.text, soul), step.call)
 
 
 def spoken(text: str, soul: Soul) -> str:

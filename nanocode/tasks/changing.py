@@ -239,7 +239,7 @@ def constraint(id: str, draw: Draw) -> Scenario:
     body = (in_place if is_in_place else as_new).format(x=x)
     stub = f"def {name}({x}):\n    pass\n"
     files = {where: draw.module(stub)}
-    given = dice.sample(range(1, 60), 4)
+    given: list[object] = list(dice.sample(range(1, 60), 4))
     if "falsy" in goal:
         given = [value for number in given for value in (number, dice.choice(FALSY))]
     want = _wanted(as_new, given)

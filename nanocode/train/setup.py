@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from nanocode.config.settings import Settings
+from nanocode.config.settings import Settings, Training
 from nanocode.model.transformer import Transformer, logical_axes, parameters
 from nanocode.run.exits import ConfigurationError
 from nanocode.train import mesh as meshes
 from nanocode.train.optimizer import optimizer, schedule
-from nanocode.train.step import State, abstract_model, init_state, make_train_step
+from nanocode.train.step import State, TrainStep, abstract_model, init_state
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,12 @@ def make_setup(settings: Settings) -> Setup:
     return Setup(mesh, model, jax.tree.map(_placed, parameters(model), layout))
 
 
-def make_trainer(settings: Settings) -> Trainer:
-    """The same with everything that pretraining needs."""
+def make_trainer(settings: Settings, stage: Training, steps: int) -> Trainer:
+    """The same with everything that `steps` steps of a training stage need."""
     setup = make_setup(settings)
-    steps, pretrain = settings.pretrain_steps, settings.pretrain
-    warmup, decay = round(pretrain.warmup_share * steps), round(pretrain.decay_share * steps)
-    rate = schedule(pretrain.matrix_rate, steps, warmup, decay)
-    rule = optimizer(rate, schedule(pretrain.vector_rate, steps, warmup, decay), pretrain.weight_decay)
+    warmup, decay = round(stage.warmup_share * steps), round(stage.decay_share * steps)
+    rate = schedule(stage.matrix_rate, steps, warmup, decay)
+    rule = optimizer(rate, schedule(stage.vector_rate, steps, warmup, decay), stage.weight_decay)
     shapes = jax.eval_shape(lambda: init_state(settings.model, rule, settings.seed))
     weights = jax.tree.map(lambda x: x.sharding, setup.weights)
     layout = {
@@ -99,13 +99,23 @@ def fresh_state(trainer: Trainer, settings: Settings) -> State:
     return state
 
 
-def compiled_step(trainer: Trainer, bos: int, state: State, batch: jax.Array) -> Any:
-    """The train step for this batch's shape, compiled; its metrics have the learning rate as well."""
-    train = make_train_step(trainer.model, trainer.optimizer, bos)
+def state_around(trainer: Trainer, weights: PyTree) -> State:
+    """The state that begins at these weights, with zero moments. The weights are given away."""
+    begin = jax.jit(
+        lambda weights: {"weights": weights, "optimizer": trainer.optimizer.init(weights), "step": jnp.zeros((), jnp.int32)},
+        donate_argnums=0,
+        out_shardings=trainer.layout,
+    )
+    state: State = begin(weights)
+    return state
 
-    def step(state: State, batch: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+
+def compiled_step(trainer: Trainer, train_step: TrainStep, state: State, batch: PyTree) -> Any:
+    """The train step for this batch's shape, compiled; its metrics have the learning rate as well."""
+
+    def step(state: State, batch: PyTree) -> tuple[State, dict[str, jax.Array]]:
         rate = trainer.rate(state["step"])
-        state, metrics = train(state, batch)
+        state, metrics = train_step(state, batch)
         return state, {**metrics, "learning_rate": rate}
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(trainer.layout, trainer.everywhere))

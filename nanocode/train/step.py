@@ -18,11 +18,13 @@ from jaxtyping import Array, Float, Int, Integer, PyTree
 
 from nanocode.config.shape import ModelShape
 from nanocode.model.transformer import SOFTCAP, Transformer, parameters
-from nanocode.train.supervision import Weigh
 from nanocode.train.loss import LossSums, next_token_loss, token_losses
+from nanocode.train.supervision import Weigh
 
 State = dict[str, Any]
 """`weights`, `optimizer` and `step`, a tree of arrays: what a checkpoint holds."""
+TrainStep = Callable[[State, Any], tuple[State, dict[str, Array]]]
+"""From a state and a batch to the next state and metrics; to be jitted with the state donated."""
 
 
 class Rows(NamedTuple):
@@ -69,8 +71,8 @@ def init_state(shape: ModelShape, optimizer: optax.GradientTransformation, seed:
 
 def make_train_step(
     model: Transformer, optimizer: optax.GradientTransformation, bos: int, weigh: Weigh | None = None
-) -> Callable[[State, Integer[Array, "A B T1"]], tuple[State, dict[str, Array]]]:
-    """`(state, rows) -> (state, metrics)`, to be jitted with the state donated."""
+) -> TrainStep:
+    """`(state, rows [A, B, T+1]) -> (state, metrics)`; `weigh` gives each target's weight, else all but BOS count."""
 
     def loss_sum(weights: PyTree, rows: Rows) -> Float[Array, ""]:
         filled = with_weights(model, weights)

@@ -1,0 +1,157 @@
+"""What every stage that trains does around `fit`: find the other hosts, resume or begin, train, and sum up."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import structlog
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+from pydantic import JsonValue
+
+from jobs.stage import Outcome, Task, peak_memory_bytes
+from nanocode.config.settings import Training
+from nanocode.run.exits import ConfigurationError
+from nanocode.run.segments import SegmentWriter
+from nanocode.text.tokenizer import Tokenizer
+from nanocode.train import mesh as meshes
+from nanocode.train.checkpoints import Checkpoints, restore_weights
+from nanocode.train.loop import Batches, Progress, Schedule, Seconds, Work, fit
+from nanocode.train.setup import Setup, Trainer, compiled_step, make_trainer
+from nanocode.train.step import State, TrainStep
+from nanocode.train.throughput import peak_flops
+
+log = structlog.get_logger()
+
+Evaluate = Callable[[PyTree, int, SegmentWriter], dict[str, float]]
+"""Measures weights after a number of steps, writes what it finds to the metrics, and returns what is worth showing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one training stage differs from another."""
+
+    stage: Training
+    steps: int
+    batches: Batches
+    train_step: Callable[[Trainer], TrainStep]
+    begin: Callable[[Trainer], State]
+    """The state at step 0."""
+    evaluate: Callable[[Trainer], Evaluate]
+    flops_share: float = 1.0
+    """Operations per token of a batch, in units of a forward and backward pass."""
+
+
+def run_training(task: Task, plan: Plan) -> Outcome | None:
+    """Train to the end of the plan; the marker's content, on host 0."""
+    settings, stage = task.settings, plan.stage
+    task.preemption.grace_seconds = stage.grace_seconds
+    trainer = make_trainer(settings, stage, plan.steps)
+    checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, stage.keep_checkpoints)
+    restored = checkpoints.restore(trainer.state)
+    state, start = (restored[0], restored[1].step) if restored else (plan.begin(trainer), 0)
+    if restored:
+        log.info("resumed", step=start, checkpoint=restored[1].name)
+    place = partial(_place, trainer)
+    began = time.monotonic()
+    step = compiled_step(trainer, plan.train_step(trainer), state, place(plan.batches[0]))
+    compile_seconds = time.monotonic() - began
+    peak, origin = peak_flops()
+    flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens * plan.flops_share
+    measure = plan.evaluate(trainer)
+    found: dict[str, float] = {}
+    last: dict[str, float] = {}
+    spent = Seconds()
+
+    with task.metrics() as metrics:
+
+        def evaluate(state: PyTree, done: int) -> None:
+            found.update(measure(state["weights"], done, metrics))
+
+        def show(progress: Progress) -> None:
+            nonlocal spent
+            spent += progress.seconds
+            facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
+            task.display.show("training", progress.done, progress.steps, "steps", **facts, **found)
+            last.update(progress.last)
+
+        schedule = Schedule(start, plan.steps, stage.log_steps, stage.eval_steps, stage.checkpoint_minutes * 60)
+        work = Work(stage.batch_tokens, flops, peak * jax.device_count())
+        state = fit(
+            state, step, plan.batches, place, evaluate, schedule, work, checkpoints, task.preemption, metrics, show
+        )
+    checkpoints.close()
+    if jax.process_index() != 0:
+        return None
+    steps_here = plan.steps - start
+    rate = steps_here * stage.batch_tokens / spent.training() if steps_here else None
+    facts: dict[str, JsonValue] = {
+        "steps": plan.steps,
+        "parameters": settings.model.parameters(),
+        "tokens": plan.steps * stage.batch_tokens,
+        "loss": last.get("loss"),
+        "tokens_per_second": rate,
+        "mfu": rate and rate / stage.batch_tokens * flops / (peak * jax.device_count()),
+        "peak_flops": peak,
+        "peak_source": origin,
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "seconds": {
+            "data": spent.data,
+            "step": spent.step_seconds,
+            "checkpoint": spent.checkpoint,
+            "evaluation": spent.evaluation,
+            "compile": compile_seconds,
+        },
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    return Outcome({"checkpoint": checkpoints.found()[0].name}, facts, jax.device_count())
+
+
+def _place(trainer: Trainer, batch: Any) -> Any:
+    return jax.tree.map(lambda part: meshes.global_batch(trainer.mesh, part, axis=1), batch)
+
+
+def join_other_hosts(task: Task) -> None:
+    """Find the other hosts, if the environment names any, and agree on one attempt."""
+    hosts = int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+    if hosts > 1:
+        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], hosts, int(os.environ["JAX_PROCESS_ID"]))
+    elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+        jax.distributed.initialize()  # what GKE injects says the rest
+    if jax.process_count() == 1:
+        task.claim()
+        return
+    task.preemption.agree_with_other_hosts()
+    task.worker = jax.process_index()
+    if jax.process_index() == 0:
+        task.claim()
+    number = int(multihost_utils.broadcast_one_to_all(np.array(task.attempt, np.int32)))
+    if jax.process_index() != 0:
+        task.join(number)
+
+
+def read_tokenizer(task: Task) -> Tokenizer:
+    """The tokenizer of the run; `ConfigurationError` when it does not fit the model."""
+    name = task.upstream("tokenizer").outputs["tokenizer"]
+    try:
+        tokenizer = Tokenizer.from_bytes(task.run.store.read(name))
+    except ValueError as error:
+        raise ConfigurationError(f"{task.run.store.url}/{name}: {error}") from error
+    size = task.settings.model.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ConfigurationError(
+            f"model.vocab_size {size} is smaller than the tokenizer's {tokenizer.vocab_size}: set it to at least that, "
+            "or train the tokenizer again"
+        )
+    return tokenizer
+
+
+def weights_of(task: Task, stage: str, setup: Setup) -> PyTree:
+    """The weights that an earlier training stage ended with, laid out over this stage's devices."""
+    return restore_weights(task.run.store, task.upstream(stage).outputs["checkpoint"], setup.weights)
