@@ -125,6 +125,13 @@ class Workspace:
         """The text files by relative path, sorted; what is no text is left out."""
         return dict(self._searched("."))
 
+    def put(self, path: str, text: str) -> None:
+        """Place a file for a task or its check, whatever stood there: not a tool, the agent cannot call it."""
+        with self._folder(path, make=True) as (folder, name):
+            with _translated(path), suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            _write(folder, name, text, path, None)
+
     def _cut(self, text: str) -> str:
         """The beginning of the text, in whole lines if possible, and how much is missing."""
         data = text.encode()
