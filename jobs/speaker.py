@@ -4,6 +4,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from nanocode.agent.conversation import Conversation, Step
+from nanocode.run.exits import UsageError
+
+
+class SpeakerError(Exception):
+    """It cannot go on; one line for the user."""
 
 
 class Speaker(Protocol):
@@ -21,3 +26,21 @@ class Speaker(Protocol):
     def stream(self, conversation: Conversation) -> Iterator[str | Step]:
         """The text of the next step as it comes, and at last the step; without a step the room was used up."""
         ...
+
+
+def open_speaker(
+    run: str | None, stage: str | None, endpoint: str | None, model: str | None, temperature: float | None
+) -> Speaker:
+    """What the command line asks for: an endpoint, or the newest weights of a run."""
+    if endpoint is not None:
+        if model is None:
+            raise UsageError("--endpoint needs --model NAME: which of the endpoint's models should answer?")
+        from jobs.endpoint_speaker import EndpointSpeaker
+
+        return EndpointSpeaker(endpoint, model, temperature)
+    if run is None:
+        raise UsageError("whom do you want to talk to? give a run directory, or --endpoint URL --model NAME")
+    from jobs.agent_model import load_agent
+    from jobs.engine_speaker import EngineSpeaker
+
+    return EngineSpeaker(load_agent(run, stage), temperature or 0.0)

@@ -78,6 +78,11 @@ class Transcript:
         self.end_of_speech()
         self.console.print(Text(visible(text), QUIET), soft_wrap=True)
 
+    def complain(self, text: str) -> None:
+        """Something went wrong."""
+        self.end_of_speech()
+        self.console.print(Text(visible(text), ERROR), soft_wrap=True)
+
     def _lines(self, lines: list[str], style: str) -> None:
         shown = [line if len(line) <= SHOWN_COLUMNS else line[: SHOWN_COLUMNS - 1] + "…" for line in lines]
         if len(shown) > SHOWN_LINES:

@@ -59,7 +59,7 @@ def episode(
     request: str,
     approve: Approve = always,
     reply: Reply = silent,
-    limits: Limits = Limits(),  # noqa: B008  (immutable)
+    limits: Limits = Limits(),
     history: Conversation = (),
 ) -> Generator[Conversation, Step | None, Episode]:
     """Yields the conversation whenever the assistant is to move, is sent its step, and returns the whole.
