@@ -8,8 +8,8 @@ import structlog
 from jaxtyping import PyTree
 from pydantic import JsonValue
 
-from jobs.training import read_tokenizer
 from jobs.stage import Outcome, Task
+from jobs.training import read_tokenizer
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte, xz_bits_per_byte
 from nanocode.evals.core import Evaluator, TaskResult, core_metric, read_bundle

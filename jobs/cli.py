@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluation.add_argument("run_dir", metavar="DIR")
     evaluation.add_argument(
-        "--suite", required=True, metavar="agent|FILE.jsonl", help="built-in families, or your tasks"
+        "--suite", required=True, metavar="agent|FILE.jsonl", help="the built-in families, or your own tasks"
     )
     evaluation.add_argument("--stage", choices=WITH_WEIGHTS, help="whose weights; the newest if left out")
     evaluation.add_argument("--instances", type=int, default=50, metavar="N", help="of each built-in family [50]")

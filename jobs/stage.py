@@ -211,8 +211,8 @@ def _parse(stage: str) -> argparse.Namespace:
     options = parser.parse_args()
     if not 0 <= options.worker < options.of:
         raise UsageError(f"--worker {options.worker} --of {options.of}: workers count from 0 to {options.of - 1}")
-    if options.of > 1 and stage != "corpus":
-        raise UsageError(f"--of {options.of}: stage {stage} is not split over workers, only corpus is")
+    if options.of > 1 and not STAGES[stage].split:
+        raise UsageError(f"--of {options.of}: stage {stage} is not split over workers")
     return options
 
 

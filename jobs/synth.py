@@ -1,5 +1,6 @@
 """Stage synth: rollouts by the built-in expert, with really executed tools, verified and held against the SOUL."""
 
+import os
 import sys
 import time
 
@@ -18,7 +19,7 @@ def work(task: Task) -> Outcome | None:
         settings.synth.scenarios,
         settings.seed,
         settings.synth.shard_scenarios,
-        settings.synth.workers,
+        settings.synth.workers or os.cpu_count() or 1,
         task.worker,
         task.workers,
         lambda done, total: task.display.show("playing scenarios", done, total, "scenarios"),

@@ -5,7 +5,11 @@ import time
 from collections.abc import Iterator
 
 from jobs.stage import Outcome, Task, run_stage
+from nanocode.agent.conversation import Step
+from nanocode.agent.soul import read_soul
 from nanocode.run.exits import ConfigurationError
+from nanocode.synth.rollouts import attempt
+from nanocode.tasks.families import training
 from nanocode.text import mixture, public
 from nanocode.text.tokenizer import bytes_per_token, train
 
@@ -25,6 +29,7 @@ def work(task: Task) -> Outcome:
             read += len(text) / 1e6
             task.display.show("reading", min(read, total), total, "MB")
             yield text
+        yield from rollout_texts(settings.tokenizer.rollouts)
 
     try:
         tokenizer = train(
@@ -49,6 +54,16 @@ def work(task: Task) -> Outcome:
             },
         },
     )
+
+
+def rollout_texts(count: int) -> Iterator[str]:
+    """What is said and done in rollouts of the built-in expert, whatever the SOUL: a new one needs no new tokenizer."""
+    soul = read_soul(None)
+    for one in training("tokenizer", count):
+        for message in attempt(one, soul).messages:
+            yield message.text
+            if isinstance(message, Step) and message.call is not None:
+                yield from message.call.arguments.values()
 
 
 if __name__ == "__main__":

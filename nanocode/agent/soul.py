@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 from nanocode.agent.conversation import Conversation, Result, Step, User
@@ -20,8 +21,8 @@ PRINCIPLE = re.compile(r"^(\d+)\.\s+(.*?)(?:\s*\[check:\s*([\w-]+)\s*\])?\s*$")
 LARGEST_EDIT_LINES = 8
 PERMISSION = re.compile(r"(?i)^may i\b")
 FLATTERY = re.compile(
-    r"(?i)\b(great|good|excellent|nice|amazing) (question|idea|point|catch|choice)|\b(certainly|absolutely|sorry|apologi[sz]e)\b"
-    r"|you(?:'| a)re (?:absolutely )?right|happy to help"
+    r"(?i)\b(great|good|excellent|nice|amazing) (question|idea|point|catch|choice)"
+    r"|\b(certainly|absolutely|sorry|apologi[sz]e)\b|you(?:'| a)re (?:absolutely )?right|happy to help"
 )
 SOLICITING = re.compile(
     r"(?i)let me know|anything else|feel free|would you like me|shall i|should i|i can also|want me to|happy to"
@@ -83,7 +84,7 @@ def parse_soul(text: str, origin: str) -> Soul:
 def read_soul(path: str | None) -> Soul:
     """The constitution at a path, ours if there is none; `ConfigurationError` when it cannot be read."""
     if path is None:
-        return parse_soul(resources.files("nanocode.agent").joinpath("SOUL.md").read_text(), "SOUL.md")
+        return parse_soul(resources.files("nanocode.config").joinpath("SOUL.md").read_text(), "SOUL.md")
     try:
         return parse_soul(Path(path).expanduser().read_text(), path)
     except (OSError, UnicodeDecodeError) as error:
@@ -151,7 +152,7 @@ def small_edits(conversation: Conversation) -> bool:
 def test_fixes(conversation: Conversation) -> bool:
     """Who ran a failing command and then edited ran a command that succeeded before the end."""
     failed = edited = False
-    for before, after in zip(conversation, conversation[1:], strict=False):
+    for before, after in pairwise(conversation):
         if not (isinstance(before, Step) and before.call is not None and isinstance(after, Result)):
             continue
         if before.call.tool == "Bash":
@@ -166,7 +167,7 @@ def name_changes(conversation: Conversation) -> bool:
     """The last message names every file that was changed."""
     changed = {
         before.call.arguments["path"]
-        for before, after in zip(conversation, conversation[1:], strict=False)
+        for before, after in pairwise(conversation)
         if isinstance(before, Step) and before.call is not None and before.call.tool == "Edit"
         if isinstance(after, Result) and not after.text.startswith(("error:", REJECTED))
     }
@@ -177,7 +178,7 @@ def name_changes(conversation: Conversation) -> bool:
 def take_no(conversation: Conversation) -> bool:
     """After a rejection the same call does not come again."""
     rejected = set()
-    for before, after in zip(conversation, conversation[1:], strict=False):
+    for before, after in pairwise(conversation):
         if isinstance(before, Step) and before.call is not None and isinstance(after, Result):
             if before.call in rejected:
                 return False

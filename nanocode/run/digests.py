@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from nanocode.config.settings import Settings
@@ -15,6 +16,7 @@ from nanocode.run.exits import ConfigurationError
 from nanocode.run.graph import STAGES, input_digest, order
 
 BLOCK_BYTES = 1 << 20
+OUR_SOUL = resources.files("nanocode.config").joinpath("SOUL.md")
 
 
 def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
@@ -27,6 +29,8 @@ def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
         else:
             upstream = {other: digests[other] for other in stage.reads}
         files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
+        if stage.reads_soul:
+            files["soul"] = soul_digest(settings.soul)
         digests[name] = input_digest(name, settings.digested(stage.settings), files, upstream)
     return digests
 
@@ -51,6 +55,15 @@ def source_digests(settings: Settings) -> dict[str, str]:
         elif "://" not in source.location:
             found[source.location] = _path_digest(Path(source.location))
     return found
+
+
+def soul_digest(path: str | None) -> str:
+    """A digest of the SOUL at a path, or of ours."""
+    try:
+        text = Path(path).expanduser().read_bytes() if path is not None else OUR_SOUL.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read soul {path} ({error.strerror}): correct the setting `soul`") from None
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 @cache

@@ -25,6 +25,10 @@ class Stage:
     machine: Machine
     settings: tuple[str, ...]
     """The sections, or single fields, of the settings that change its result, and so belong to its digest."""
+    reads_soul: bool = False
+    """The content of the SOUL belongs to its digest."""
+    split: bool = False
+    """Several indexed workers can share it (`--worker i --of n`)."""
     reads_what_is_there: bool = False
     """Runs on those of `reads` that are done, and again whenever one of their markers changes."""
 
@@ -36,9 +40,13 @@ class Stage:
 
 _BEFORE_REPORT = (
     Stage("tokenizer", (), "cpu", ("tokenizer", "corpus.sources", "model.vocab_size")),
-    Stage("corpus", ("tokenizer",), "cpu", ("corpus", "model.context")),
+    Stage("corpus", ("tokenizer",), "cpu", ("corpus", "model.context"), split=True),
     Stage("pretrain", ("tokenizer", "corpus"), "accelerator", ("model", "pretrain")),
     Stage("base-eval", ("pretrain",), "accelerator", ("base_eval",)),
+    Stage("synth", (), "cpu", ("synth",), reads_soul=True, split=True),
+    Stage("sft", ("pretrain", "synth"), "accelerator", ("sft",)),
+    Stage("preference", ("sft", "synth"), "accelerator", ("preference",), reads_soul=True),
+    Stage("agent-eval", ("pretrain", "sft", "preference"), "accelerator", ("agent_eval",), reads_soul=True),
 )
 STAGES: dict[str, Stage] = {
     stage.name: stage

@@ -1,1 +1,1 @@
-"""Synthetic data: scenarios are played with really executed tools, verified, held against the SOUL, and kept or dropped."""
+"""Synthetic data: scenarios played with really executed tools, verified, and held against the SOUL."""

@@ -4,7 +4,8 @@ import re
 from collections.abc import Generator, Sequence
 
 from nanocode.agent.conversation import Conversation, Result, Step, User
-from nanocode.agent.soul import PERMISSION, Soul
+from nanocode.agent.soul import Soul
+from nanocode.tasks.playing import agrees
 from nanocode.tasks.task import Script
 
 Moves = Generator[Step, str, None]
@@ -61,21 +62,3 @@ def in_manner(moves: Moves, soul: Soul, flaw: str | None = None) -> Moves:
 def spoken(text: str, soul: Soul) -> str:
     """A text in the SOUL's tone."""
     return PROSE.sub(lambda match: match[0].lower(), text) if soul.has("lowercase") else text
-
-
-YES = ("Yes.", "Yes, go on.", "Yes, please.", "OK.", "Sure.", "You may.")
-
-
-def agrees(text: str) -> bool:
-    """Whether a user said yes."""
-    return text in YES
-
-
-def agreeable(conversation: Conversation) -> str | None:
-    """A user who gives permission when asked for it, in one of several ways, and says nothing else."""
-    last = conversation[-1]
-    if not (isinstance(last, Step) and last.call is None and PERMISSION.search(last.text)):
-        return None
-    request = conversation[0]
-    assert isinstance(request, User)
-    return YES[sum(request.text.encode()) % len(YES)]

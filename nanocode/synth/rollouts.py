@@ -10,24 +10,21 @@ broken. Some first attempts have a flaw; the SOUL rejects them, and they make a 
 import hashlib
 import json
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from nanocode.agent.conversation import Message, from_json, to_json
-from nanocode.agent.episode import Episode, episode, play
 from nanocode.agent.soul import Soul, parse_soul
-from nanocode.agent.workspace import Workspace
 from nanocode.storage.objects import Store
-from nanocode.synth.expert import FLAWS, Expert, agreeable
+from nanocode.synth.expert import FLAWS, Expert
 from nanocode.tasks.families import TRAINED, scenario
-from nanocode.tasks.task import Scenario, judge
+from nanocode.tasks.playing import attempts
+from nanocode.tasks.task import Scenario
 from nanocode.text.units import processes
 
 log = structlog.get_logger()
@@ -50,27 +47,15 @@ class Played:
 
 def attempt(one: Scenario, soul: Soul, flaw: str | None = None) -> Played:
     """Play, verify, and hold against the SOUL."""
-    task = one.task
-    with tempfile.TemporaryDirectory(prefix="nanocode-") as folder:
-        workspace = Workspace(Path(folder))
-        for path, text in task.files.items():
-            workspace.put(path, text)
-        acting = episode(workspace, task.prompt, lambda call: call.tool not in task.rejects, agreeable)
-        try:
-            (played,) = play(Expert(one.script, soul, flaw), [acting])
-        except (AssertionError, ValueError, IndexError) as error:  # the world was not as the script thought
-            log.warning("the expert is at a loss", task=task.id, error=repr(error))
-            return Played([], "expert at a loss")
-        return Played(played.messages, _fault(one, soul, workspace, played))
-
-
-def _fault(one: Scenario, soul: Soul, workspace: Workspace, played: Episode) -> str:
-    if played.ended != "done":
-        return played.ended
-    if broken := soul.broken(played.messages):
-        return f"breaks SOUL {broken[0].number}"
-    verdict = judge(one.task, played.messages, workspace)
-    return "" if verdict.passed else "check failed"
+    try:
+        (played,) = attempts(Expert(one.script, soul, flaw), [one.task])
+    except (AssertionError, ValueError, IndexError) as error:  # the world was not as the script thought
+        log.warning("the expert is at a loss", task=one.task.id, error=repr(error))
+        return Played([], "expert at a loss")
+    if not played.verdict.passed:
+        return Played(played.messages, "check failed")
+    broken = soul.broken(played.messages)
+    return Played(played.messages, f"breaks SOUL {broken[0].number}" if broken else "")
 
 
 def shard_lines(numbers: range, seed: int, soul: Soul) -> Iterator[dict[str, Any]]:

@@ -119,7 +119,9 @@ def _bug(draw: Draw) -> _Bug:
         return _Bug(name, f"{wrong}\n{rest}", wrong, right, f"{name}({given})", given + value)
     a, limit = names.word(), dice.randint(5, 40)
     yes, no = names.word(), names.word()
-    wrong, right = (f"    return {first!r} if {a} > {limit} else {second!r}" for first, second in ((no, yes), (yes, no)))
+    wrong, right = (
+        f"    return {first!r} if {a} > {limit} else {second!r}" for first, second in ((no, yes), (yes, no))
+    )
     head = f'def {name}({a}):\n    """Return {yes!r} if {a} is above {limit}, else {no!r}."""\n'
     return _Bug(name, f"{head}{wrong}\n", wrong, right, f"{name}({limit + dice.randint(1, 9)})", yes)
 

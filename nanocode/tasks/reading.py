@@ -36,9 +36,7 @@ def find(id: str, draw: Draw) -> Scenario:
         yield Step(f"`{name}` is defined in {path}, line {number}.")
 
     check = Check(answer=(exactly(where), exactly(str(line))), unchanged=True)
-    return Scenario(
-        Task(id=id, family="find", prompt=draw.phrase("find", name=name), files=files, check=check), script
-    )
+    return Scenario(Task(id=id, family="find", prompt=draw.phrase("find", name=name), files=files, check=check), script)
 
 
 def explain(id: str, draw: Draw) -> Scenario:
@@ -138,7 +136,9 @@ def ask(id: str, draw: Draw) -> Scenario:
         yield Step(f"There is no {missing}. I see {listed}. Which file do you mean?")
 
     check = Check(answer=(exactly(missing), *(exactly(name) for name in names), r"\?\s*$"), unchanged=True)
-    return Scenario(Task(id=id, family="ask", prompt=draw.phrase("ask", file=missing), files=files, check=check), script)
+    return Scenario(
+        Task(id=id, family="ask", prompt=draw.phrase("ask", file=missing), files=files, check=check), script
+    )
 
 
 def recover(id: str, draw: Draw) -> Scenario:

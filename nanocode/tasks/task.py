@@ -1,9 +1,9 @@
 """What a task is: a request, a workspace, a user who may say no, and a check that nobody can talk into a pass."""
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,7 +80,7 @@ def judge(task: Task, conversation: Conversation, workspace: Workspace) -> Verdi
     if check.called is not None:
         calls = [
             after
-            for before, after in zip(conversation, conversation[1:], strict=False)
+            for before, after in pairwise(conversation)
             if isinstance(before, Step) and before.call is not None and before.call.tool == check.called
         ]
         if len(calls) != 1 or not isinstance(calls[0], Result):

@@ -26,7 +26,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, step: int) -> np.ndarray: ...
+    def __getitem__(self, step: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def fit(
     state: Any,
     step: Step,
     batches: Batches,
-    place: Callable[[np.ndarray], Any],
+    place: Callable[[Any], Any],
     evaluate: Callable[[Any, int], None],
     schedule: Schedule,
     work: Work,
@@ -167,7 +167,7 @@ def agreed(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
-def read_ahead(batches: Batches, start: int, stop: int, threads: int = 2, ahead: int = 4) -> Iterator[np.ndarray]:
+def read_ahead(batches: Batches, start: int, stop: int, threads: int = 2, ahead: int = 4) -> Iterator[Any]:
     """`batches[k]` for k from `start` to `stop`, fetched by threads: the loop should never wait for a disk."""
     dataset = grain.MapDataset.source(batches).slice(slice(start, stop))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))

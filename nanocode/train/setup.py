@@ -102,7 +102,11 @@ def fresh_state(trainer: Trainer, settings: Settings) -> State:
 def state_around(trainer: Trainer, weights: PyTree) -> State:
     """The state that begins at these weights, with zero moments. The weights are given away."""
     begin = jax.jit(
-        lambda weights: {"weights": weights, "optimizer": trainer.optimizer.init(weights), "step": jnp.zeros((), jnp.int32)},
+        lambda weights: {
+            "weights": weights,
+            "optimizer": trainer.optimizer.init(weights),
+            "step": jnp.zeros((), jnp.int32),
+        },
         donate_argnums=0,
         out_shardings=trainer.layout,
     )

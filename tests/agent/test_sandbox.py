@@ -1,6 +1,5 @@
 """What a hostile command can do in each grade that this machine has: nothing outside its workspace, and not for long."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -216,7 +215,9 @@ WRITES = {
 def test_a_command_cannot_change_a_file_outside_by(root: Path, grade: Grade, what: str) -> None:
     def state() -> list[tuple[object, ...]]:
         paths = sorted(root.parent.iterdir())
-        return [(p.name, s.st_mode, s.st_uid, s.st_mtime_ns, s.st_nlink) for p in paths for s in [p.lstat()] if p != root]
+        return [
+            (p.name, s.st_mode, s.st_uid, s.st_mtime_ns, s.st_nlink) for p in paths for s in [p.lstat()] if p != root
+        ]
 
     before = state()
     run(root, grade, WRITES[what])
@@ -225,7 +226,9 @@ def test_a_command_cannot_change_a_file_outside_by(root: Path, grade: Grade, wha
     assert not [name for name in os.listdir(root.parent) if name not in ("workspace", "secret.txt", "outside.txt")]
 
 
-@pytest.mark.parametrize("what", ["writing to it", "truncating it", "touching it", "changing its mode", "making a folder beside it"])
+@pytest.mark.parametrize(
+    "what", ["writing to it", "truncating it", "touching it", "changing its mode", "making a folder beside it"]
+)
 def test_without_a_sandbox_the_same_command_changes(root: Path, what: str) -> None:
     before = (root.parent.stat(), (root.parent / "outside.txt").stat())
     run(root, Grade.NONE, WRITES[what])
@@ -233,7 +236,19 @@ def test_without_a_sandbox_the_same_command_changes(root: Path, what: str) -> No
 
 
 @pytest.mark.parametrize(
-    "place", ["/usr/bin", "/usr/lib", "/etc", "/", "/var/tmp", "/dev/shm", "/home", "/root", sys.base_prefix, "/proc/sys/kernel"]
+    "place",
+    [
+        "/usr/bin",
+        "/usr/lib",
+        "/etc",
+        "/",
+        "/var/tmp",
+        "/dev/shm",
+        "/home",
+        "/root",
+        sys.base_prefix,
+        "/proc/sys/kernel",
+    ],
 )
 def test_a_command_cannot_write_to(root: Path, grade: Grade, place: str) -> None:
     name = f"nanocode-test-{os.getpid()}"
@@ -251,7 +266,9 @@ def test_the_files_in_tmp_are_the_commands_own(root: Path, grade: Grade) -> None
         assert mark.read_text() == SECRET
         assert not Path(f"{mark}-new").exists()
         run(root, grade, 'echo left > "$TMPDIR/left"')
-        assert run(root, grade, 'ls "$TMPDIR"').output == ("" if grade is Grade.LANDLOCK else run(root, grade, "ls /tmp").output)
+        assert run(root, grade, 'ls "$TMPDIR"').output == (
+            "" if grade is Grade.LANDLOCK else run(root, grade, "ls /tmp").output
+        )
         assert "left" not in run(root, grade, 'ls "$TMPDIR"').output
     finally:
         mark.unlink()
@@ -350,7 +367,9 @@ def test_without_a_sandbox_the_loopback_server_answers(root: Path, loopback: int
     assert "hello" in run(root, Grade.NONE, python(CONNECT.format(host="127.0.0.1", port=loopback))).output
 
 
-def test_a_socket_file_in_the_workspace_leads_nowhere(root: Path, grade: Grade, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_file_in_the_workspace_leads_nowhere(
+    root: Path, grade: Grade, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root)  # a socket's path may have 107 bytes
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s")
@@ -449,7 +468,9 @@ def test_endless_output_is_cut_while_it_is_read(root: Path, grade: Grade) -> Non
 
 
 def test_output_beyond_the_limit_is_dropped_and_the_command_goes_on(root: Path, grade: Grade) -> None:
-    finished = run(root, grade, "head -c 300000 /dev/zero | tr '\\0' x; echo done > end; exit 3", replace(QUICK, output_bytes=10))
+    finished = run(
+        root, grade, "head -c 300000 /dev/zero | tr '\\0' x; echo done > end; exit 3", replace(QUICK, output_bytes=10)
+    )
     assert finished == Finished("x" * 10, 3, timed_out=False, truncated=True)
     assert (root / "end").read_text() == "done\n"
 

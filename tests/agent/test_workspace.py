@@ -198,7 +198,17 @@ def test_an_edit_keeps_the_files_mode_and_replaces_it_whole(workspace: Workspace
 
 # -- paths --------------------------------------------------------------------------------------------------------------
 
-OUTSIDE = ["../outside.txt", "lib/../../outside.txt", "/etc/passwd", "{root}/a.txt", "lib/..", "..", "/", "//a.txt", "./../outside.txt"]
+OUTSIDE = [
+    "../outside.txt",
+    "lib/../../outside.txt",
+    "/etc/passwd",
+    "{root}/a.txt",
+    "lib/..",
+    "..",
+    "/",
+    "//a.txt",
+    "./../outside.txt",
+]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
@@ -293,7 +303,9 @@ def test_a_link_swapped_in_during_a_thousand_edits_changes_nothing_outside(
     assert os.listdir(root.parent / "outside") == ["a.txt"]
 
 
-def test_what_is_no_regular_file_is_refused_at_once(workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_regular_file_is_refused_at_once(
+    workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(root / "fifo")
     monkeypatch.chdir(root)  # a socket's path may have 107 bytes
     names = ["fifo", "socket"]
@@ -357,7 +369,9 @@ def test_grep_refuses(workspace: Workspace, pattern: str, path: str, beginning: 
     assert refused(lambda: workspace.grep(pattern, path)).startswith(beginning)
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", "(.*a){25}$", "^(([a-z])+.)+[A-Z]([a-z])+$", r"(\w+\s?)*!"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "(a*)*b", "(.*a){25}$", "^(([a-z])+.)+[A-Z]([a-z])+$", r"(\w+\s?)*!"]
+)
 def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "GREP_SECONDS", 0.3)
     (root / "a").write_text("a" * 40 + "!b\n" + "a" * 5000 + "c\n")
@@ -369,7 +383,17 @@ def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pyte
     assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("pattern", ["((a{1,1000}){1,1000}){1,1000}", "(?:(?:(?:a{99}){99}){99}){99}", "a{4000000000}", "[a-z&&[^b]]", "(?R)", r"\p{L}{9999}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "((a{1,1000}){1,1000}){1,1000}",
+        "(?:(?:(?:a{99}){99}){99}){99}",
+        "a{4000000000}",
+        "[a-z&&[^b]]",
+        "(?R)",
+        r"\p{L}{9999}",
+    ],
+)
 def test_a_pattern_that_is_large_to_compile_ends(workspace: Workspace, pattern: str) -> None:
     started = time.monotonic()
     try:
@@ -459,14 +483,32 @@ def test_nothing_but_tool_errors_comes_of_random_calls(root: Path) -> None:
     (root / "link").symlink_to("..")
     os.mkfifo(root / "fifo")
     random_ = random.Random(0)
-    pieces = ["a.txt", "lib", "..", ".", "/", "", "link", "fifo", "\0", "\ud800", "ä", "b.py", "x" * 256, "\n", "outside.txt"]
+    pieces = [
+        "a.txt",
+        "lib",
+        "..",
+        ".",
+        "/",
+        "",
+        "link",
+        "fifo",
+        "\0",
+        "\ud800",
+        "ä",
+        "b.py",
+        "x" * 256,
+        "\n",
+        "outside.txt",
+    ]
     texts = ["", "one", "t", "\r\n", "\n", "\0", "(", "\ud800", "(?P<a>b)", "\\", "return", "ä"]
     for _ in range(3000):
         path = "/".join(random_.choices(pieces, k=random_.randint(1, 3)))
         old, new = random_.choices(texts, k=2)
         action = random_.choice(
             [
-                lambda p=path: workspace.read(p, random_.choice([None, 0, 1, 5, -3]), random_.choice([None, 0, 1, 10**9])),
+                lambda p=path: workspace.read(
+                    p, random_.choice([None, 0, 1, 5, -3]), random_.choice([None, 0, 1, 10**9])
+                ),
                 lambda p=path, o=old, n=new: workspace.edit(p, o, n),
                 lambda p=path, o=old: workspace.grep(o, p),
             ]

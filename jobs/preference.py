@@ -1,0 +1,15 @@
+"""Entry point of stage preference. jax is imported by the work: a signal during its import is already heeded."""
+
+import sys
+
+from jobs.stage import Outcome, Task, run_stage
+
+
+def work(task: Task) -> Outcome | None:
+    from jobs import preferring
+
+    return preferring.train(task)
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("preference", work, claims_itself=True))
