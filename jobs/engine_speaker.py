@@ -21,7 +21,8 @@ class EngineSpeaker:
         self._engine, self._tokenizer = model.engine, model.tokenizer
         self._sampling, self._seed = Sampling(temperature), seed
         millions = model.settings.model.parameters() / 1e6
-        self.label = f"stage {model.stage}, {millions:.1f}M parameters"
+        untaught = " (a base model: it continues text, and has not learned to act)" if model.stage == "pretrain" else ""
+        self.label = f"stage {model.stage}{untaught}, {millions:.1f}M parameters"
         self.context = model.engine.context
 
     def count(self, conversation: Conversation) -> int:
