@@ -30,7 +30,6 @@ HELP = (
     ("/save PATH", "write the conversation to a file, as JSON"),
     ("Ctrl-C", "stop the agent; twice, or Ctrl-D, to leave"),
 )
-PLACEHOLDER = "what should be done? /help for more"
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,7 @@ class Chat:
         grid.add_row("[bold cyan]nanocode[/]", Text(visible(f"{desk.speaker.label}, context {desk.speaker.context:,}")))
         grid.add_row("[dim]workspace[/]", Text(visible(workspace)))
         grid.add_row("[dim]sandbox[/]", Text(desk.workspace.sandbox.describe()))
+        grid.add_row("[dim]commands[/]", "/help lists them; Ctrl-D leaves")
         console = self._transcript.console
         console.print(grid)
         if self._suggestions:
@@ -171,7 +171,7 @@ def chat(speaker: Speaker, workspace: Path | None, unsafe_bash: bool) -> int:
     ask = partial(prompts.ask_on_terminal, stream=sys.stdout) if sys.stdin.isatty() else prompts.refuse
     desk = Desk(speaker, there, Transcript(console), ask)
     try:
-        Chat(desk, prompts.make_prompt(PLACEHOLDER), sample_project.PROMPTS if workspace is None else ()).run()
+        Chat(desk, prompts.make_prompt(), sample_project.PROMPTS if workspace is None else ()).run()
     finally:
         if workspace is None and there.files() == files:
             shutil.rmtree(folder)

@@ -21,7 +21,7 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nanocode"
 
 
-def make_prompt(placeholder: str) -> Callable[[], str]:
+def make_prompt() -> Callable[[], str]:
     """Asks for a line: raises `EOFError` at the end of the input, `KeyboardInterrupt` on Ctrl-C."""
     if not sys.stdin.isatty():
         return _plain
@@ -33,7 +33,6 @@ def make_prompt(placeholder: str) -> Callable[[], str]:
         FormattedText([("bold ansicyan", PROMPT)]),
         history=_history(),
         auto_suggest=AutoSuggestFromHistory(),
-        placeholder=FormattedText([("fg:ansibrightblack", placeholder)]),
     )
     return session.prompt
 
@@ -59,6 +58,8 @@ def _history() -> "History":
 
 def ask_on_terminal(call: Call, stream: TextIO) -> Answer:
     """Allow it? One key; Ctrl-C is for whoever runs the turn, Ctrl-D is a no."""
+    import termios
+
     from prompt_toolkit import PromptSession
     from prompt_toolkit.formatted_text import FormattedText
     from prompt_toolkit.key_binding import KeyBindings
@@ -80,9 +81,11 @@ def ask_on_terminal(call: Call, stream: TextIO) -> Answer:
     def _(event: "KeyPressEvent") -> None:
         """Nothing: a key that was meant for something else must not allow anything."""
 
+    # What was typed before the question was asked is no answer to it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
     question = [("bold", f"  allow this {call.tool}?"), ("", f" [y]es, [n]o, [a]lways {call.tool} ")]
     session: PromptSession[Answer] = PromptSession(
-        FormattedText(question), key_bindings=keys, output=create_output(stdout=stream)
+        FormattedText(question), key_bindings=keys, output=create_output(stdout=stream), erase_when_done=True
     )
     return session.prompt()
 

@@ -1,5 +1,8 @@
 """How a conversation looks on a terminal: what is said, the calls of tools and what came back."""
 
+import re
+
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -8,6 +11,7 @@ from jobs.diffs import diff
 from jobs.printable import output, visible
 from nanocode.agent.tools import REJECTED, Call
 
+BEFORE_WORD = re.compile(r"(?<=\s)(?=\S)")
 MARK, BRANCH = "●", "└"
 # Of a result: enough to follow, and the whole is in the conversation.
 SHOWN_LINES, SHOWN_COLUMNS = 8, 160
@@ -20,22 +24,47 @@ class Transcript:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._is_open = False
+        self._held = ""
+        """The beginning of a word whose end is to come: only then it is known on which line it fits."""
+        self._column = 0
 
     def say(self, piece: str) -> None:
         """The next piece of what the assistant says."""
+        self._held += visible(piece)
         if not self._is_open:
-            piece = piece.lstrip("\n")
-            if not piece:
+            self._held = self._held.lstrip()
+            if not self._held:
                 return
             self.console.print()
-            self._is_open = True
-        self.console.print(Text(visible(piece)), end="", soft_wrap=True)
+            self._is_open, self._column = True, 0
+        *words, self._held = BEFORE_WORD.split(self._held)
+        for word in words:
+            self._put(word)
+
+    def _put(self, word: str) -> None:
+        """Print a word and the white space after it, on the next line if it does not fit on this one."""
+        if (
+            self.console.is_terminal
+            and self._column > 0
+            and self._column + cell_len(word.rstrip()) >= self.console.width
+        ):
+            self.console.print()
+            self._column = 0
+        self.console.print(Text(word), end="", soft_wrap=True)
+        _, line_end, last = word.rpartition("\n")
+        self._column = cell_len(last) + (0 if line_end else self._column)
 
     def end_of_speech(self) -> None:
         """The assistant is done speaking; whatever comes begins on a new line."""
         if self._is_open:
+            self._put(self._held.rstrip())
             self.console.print()
-        self._is_open = False
+        self._is_open, self._held = False, ""
+
+    def interrupted(self) -> None:
+        """After the `^C` that the terminal shows."""
+        self._is_open, self._held = False, ""
+        self.console.print()
 
     def call(self, call: Call, first_line: int | None = None) -> None:
         """A call, all of it that matters for whoever has to allow it."""

@@ -67,7 +67,7 @@ class Desk:
             self.transcript.complain(str(error))
             return _closed(said, "failed")
         except KeyboardInterrupt:
-            self.transcript.end_of_speech()
+            self.transcript.interrupted()
             broken: list[Message] = []
             if step is not None and step.call is not None:
                 broken = [step, Result("error: interrupted by user")]
@@ -106,6 +106,7 @@ class Desk:
                     return False
                 case "always":
                     self.allowed.add(call.tool)
+                    self.transcript.note(f"  ({call.tool} is allowed from now on, in this session)")
         self.ran_bash = self.ran_bash or call.tool == "Bash"
         return True
 

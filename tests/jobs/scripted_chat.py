@@ -91,7 +91,7 @@ def main(folder: str, context: int = Scripted.context) -> None:
     desk = Desk(
         speaker, workspace, Transcript(Console(highlight=False)), lambda call: ask_on_terminal(call, sys.stdout)
     )
-    Chat(desk, prompts.make_prompt("say something"), PROMPTS).run()
+    Chat(desk, prompts.make_prompt(), PROMPTS).run()
 
 
 if __name__ == "__main__":
