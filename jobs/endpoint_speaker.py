@@ -3,10 +3,9 @@
 import json
 from collections.abc import Iterator
 
-from nanocode.agent.endpoint import Endpoint, EndpointError, EndpointPolicy
-
 from jobs.speaker import SpeakerError
 from nanocode.agent.conversation import Conversation, Step, to_json
+from nanocode.agent.endpoint import Endpoint, EndpointError, EndpointPolicy
 from nanocode.agent.soul import read_soul
 
 # Endpoints do not tell what their models take: this is what nearly all of them do.

@@ -1,7 +1,10 @@
 """Who speaks in a chat: our engine or an endpoint. The chat knows only this seam."""
 
+import sys
 from collections.abc import Iterator
 from typing import Protocol
+
+import structlog
 
 from nanocode.agent.conversation import Conversation, Step
 from nanocode.run.exits import UsageError
@@ -32,6 +35,8 @@ def open_speaker(
     run: str | None, stage: str | None, endpoint: str | None, model: str | None, temperature: float | None
 ) -> Speaker:
     """What the command line asks for: an endpoint, or the newest weights of a run."""
+    # Retries are logged: not where an answer, or JSON, goes.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if endpoint is not None:
         if model is None:
             raise UsageError("--endpoint needs --model NAME: which of the endpoint's models should answer?")
