@@ -61,7 +61,9 @@ def ask_on_terminal(call: Call, stream: TextIO) -> Answer:
     import termios
 
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import get_app_session
     from prompt_toolkit.formatted_text import FormattedText
+    from prompt_toolkit.input.typeahead import clear_typeahead
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
     from prompt_toolkit.output.defaults import create_output
@@ -83,6 +85,7 @@ def ask_on_terminal(call: Call, stream: TextIO) -> Answer:
 
     # What was typed before the question was asked is no answer to it.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    clear_typeahead(get_app_session().input)
     question = [("bold", f"  allow this {call.tool}?"), ("", f" [y]es, [n]o, [a]lways {call.tool} ")]
     session: PromptSession[Answer] = PromptSession(
         FormattedText(question), key_bindings=keys, output=create_output(stdout=stream), erase_when_done=True

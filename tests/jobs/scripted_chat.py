@@ -1,21 +1,21 @@
 """A chat with a scripted speaker, as a program: tests and people drive it through a terminal.
 
-python -m tests.jobs.scripted_chat WORKSPACE [CONTEXT]
+python -m tests.jobs.scripted_chat WORKSPACE
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from jobs import prompts
 from jobs.chat import Chat
-from jobs.prompts import ask_on_terminal
 from jobs.sample_project import FILES, PROMPTS
 from jobs.transcript import Transcript
-from jobs.turn import Desk, open_workspace
+from jobs.turn import Answer, Desk, open_workspace
 from nanocode.agent.conversation import Conversation, Result, Step, User
 from nanocode.agent.tools import Call
 
@@ -52,6 +52,8 @@ SCRIPT: dict[str, list[Step]] = {
     ],
     "forever": [Step(f"{n} " * 3, Call("Read", {"path": "price.py"})) for n in range(100)],
     "sleep": [bash("sleep 30"), Step("Slept.")],
+    "twice": [edit("rocket.py", "12", "13"), edit("rocket.py", "13", "14"), bash("touch made"), Step("Done.")],
+    "look": [*[read("price.py")] * 3, Step("Looked.")],
 }
 
 
@@ -72,27 +74,32 @@ class Scripted:
                 time.sleep(0.05)
         if request == "seen":
             notes = sum(message == Result("[dropped to save room]") for message in conversation)
-            yield from ("I see ", step := Step(f"I see {len(conversation)} messages, {notes} notes."))
+            seen = f"I see {len(conversation)} messages, {notes} notes."
+            yield from (seen, Step(seen))
             return
         done = sum(isinstance(message, Step) for message in conversation[place:])
         steps = SCRIPT.get(request, [Step("I do not know.")])
         step = steps[done]
         for word in step.text.split(" "):
-            yield word + " "
+            yield f"{word} "
         yield step
 
 
-def main(folder: str, context: int = Scripted.context) -> None:
+def open_desk(folder: Path, context: int, console: Console, ask: Callable[[Call], Answer]) -> Desk:
+    """A desk with the sample project in the folder."""
     speaker = Scripted()
     speaker.context = context
-    workspace = open_workspace(Path(folder), 4096, unsafe_bash=False)
+    workspace = open_workspace(folder, 4096, unsafe_bash=False)
     for path, text in FILES.items():
         workspace.put(path, text)
-    desk = Desk(
-        speaker, workspace, Transcript(Console(highlight=False)), lambda call: ask_on_terminal(call, sys.stdout)
-    )
+    return Desk(speaker, workspace, Transcript(console), ask)
+
+
+def main(folder: str) -> None:
+    ask = partial(prompts.ask_on_terminal, stream=sys.stdout)
+    desk = open_desk(Path(folder), Scripted.context, Console(highlight=False), ask)
     Chat(desk, prompts.make_prompt(), PROMPTS).run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1])
