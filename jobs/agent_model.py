@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 
+import jax
+from jax.sharding import SingleDeviceSharding
+
 from jobs.stage import read_settings
 from nanocode.agent.grammar import step_automaton
 from nanocode.config.settings import Settings
 from nanocode.generate.engine import Engine
+from nanocode.model.transformer import parameters
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train.checkpoints import restore_weights
-from nanocode.train.setup import make_setup
+from nanocode.train.step import abstract_model
 
 NEWEST_FIRST = ("preference", "sft", "pretrain")
 """Stages that leave weights; each begins with those of the one after it here."""
@@ -36,10 +40,13 @@ def load_agent(location: str, stage: str | None = None, slots: int = 1) -> Agent
     if marker is None:
         raise ConfigurationError(f"stage tokenizer is not done in {location}: run `nanocode run --run-dir {location}`")
     tokenizer = Tokenizer.from_bytes(run.store.read(marker.outputs["tokenizer"]))
-    setup = make_setup(settings)
-    weights = restore_weights(run.store, checkpoint.outputs["checkpoint"], setup.weights)
+    model = abstract_model(settings.model, settings.pretrain.compute_dtype, remat=False)
+    # Training's mesh has to divide its batch; decoding takes one device, however many there are.
+    here = SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parameters(model))
+    weights = restore_weights(run.store, checkpoint.outputs["checkpoint"], like)
     automaton = step_automaton(tokenizer, settings.model.vocab_size)
-    return AgentModel(found, settings, tokenizer, Engine(setup.model, weights, slots, automaton=automaton))
+    return AgentModel(found, settings, tokenizer, Engine(model, weights, slots, automaton=automaton))
 
 
 def newest(run: RunDirectory, location: str, stage: str | None) -> tuple[str, Marker]:
