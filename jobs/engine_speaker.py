@@ -43,8 +43,10 @@ class EngineSpeaker:
         try:
             while (token := _next(coming)) is not None:
                 written.append(token)
-                is_text = is_text and token not in structure
-                if is_text and (text := decoder.decode(self._tokenizer.bytes_of[token])):
+                if not is_text:
+                    continue
+                is_text = token not in structure
+                if text := decoder.decode(self._tokenizer.bytes_of[token] if is_text else b"", final=not is_text):
                     yield text
         finally:
             coming.close()  # type: ignore[attr-defined]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
-from jobs.agent_model import load_agent
+from jobs.agent_model import AgentModel, load_agent
 from jobs.engine_speaker import EngineSpeaker
-from nanocode.agent.conversation import Result, Step, User, render
+from nanocode.agent.conversation import Step, User
 from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.run.exits import ConfigurationError
 from tests.jobs.tiny_agent import make_run
@@ -23,8 +23,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_newest_stage_that_is_done_speaks(run: Path) -> None:
-    assert load_agent(str(run)).stage == "sft"
+@pytest.fixture(scope="module")
+def model(run: Path) -> AgentModel:
+    """One for all: each engine compiles its own code."""
+    return load_agent(str(run))
+
+
+def test_the_newest_stage_that_is_done_speaks(run: Path, model: AgentModel) -> None:
+    assert model.stage == "sft"
     assert load_agent(str(run), "pretrain").stage == "pretrain"
     with pytest.raises(ConfigurationError, match="stage preference is not done"):
         load_agent(str(run), "preference")
@@ -40,8 +46,8 @@ def test_a_run_without_weights_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert len(said) == 4 and "nothing is trained yet" in said[0]
 
 
-def test_what_is_streamed_is_what_the_step_says_and_every_step_parses(run: Path) -> None:
-    speaker = EngineSpeaker(load_agent(str(run)), temperature=1.0)
+def test_what_is_streamed_is_what_the_step_says_and_every_step_parses(model: AgentModel) -> None:
+    speaker = EngineSpeaker(model, temperature=1.0)
     for number in range(5):
         *pieces, step = speaker.stream([User(f"request {number}")])
         assert isinstance(step, Step) and step.tokens
@@ -50,8 +56,8 @@ def test_what_is_streamed_is_what_the_step_says_and_every_step_parses(run: Path)
         )
 
 
-def test_a_stream_that_is_left_can_be_followed_by_another(run: Path) -> None:
-    speaker = EngineSpeaker(load_agent(str(run)))
+def test_a_stream_that_is_left_can_be_followed_by_another(model: AgentModel) -> None:
+    speaker = EngineSpeaker(model, temperature=1.0)
     first = speaker.stream([User("request")])
     next(first)
     first.close()  # type: ignore[attr-defined]
@@ -59,13 +65,11 @@ def test_a_stream_that_is_left_can_be_followed_by_another(run: Path) -> None:
     assert isinstance(step, Step)
 
 
-def test_without_room_there_is_no_step(run: Path) -> None:
-    model = load_agent(str(run))
-    long = [User("x " * 40), Step("", None), User("y " * 60), Result("")][:3]
-    assert len(render(long, model.tokenizer).tokens) < 256
+def test_without_room_there_is_no_step(model: AgentModel) -> None:
     assert list(EngineSpeaker(model).stream([User("x y " * 200)])) == []
 
 
+@pytest.mark.slow
 def test_ask_says_how_it_ended(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["ask", str(run), "Where is `f`?", "--workspace", str(tmp_path), "--yes", "--json"])
     said = json.loads(capsys.readouterr().out)
@@ -76,6 +80,7 @@ def test_ask_says_how_it_ended(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["ask", str(run), "x", "--workspace", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(best_grade() is Grade.NONE, reason="commands run only where something holds them")
 def test_eval_plays_a_file_of_tasks(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = tmp_path / "suite.jsonl"

@@ -15,9 +15,9 @@ from nanocode.train.checkpoints import Checkpoints
 
 DIGEST = "0123456789abcdef"
 SETTINGS = (
-    "model.layers=2",
+    "model.layers=1",
     "model.width=32",
-    "model.context=256",
+    "model.context=64",
     "model.vocab_size=300",
     "pretrain.batch_tokens=256",
     "pretrain.accumulate=1",
