@@ -8,7 +8,7 @@ from jobs.stage import Outcome, Task, run_stage
 def work(task: Task) -> Outcome | None:
     from jobs import agent_evaluation
 
-    return agent_evaluation.train(task)
+    return agent_evaluation.evaluate(task)
 
 
 if __name__ == "__main__":

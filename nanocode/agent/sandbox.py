@@ -7,20 +7,15 @@ command is refused unless the user said `unsafe`, and then has limits only.
 Under LANDLOCK names, sizes and times of files outside can still be seen (stat), not their content.
 """
 
-import json
-import os
 import shutil
-import socket
-import struct
-import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from nanocode.agent.server import NoAnswer, ask
 
 # What execve takes for one argument on Linux: 32 pages, and the zero byte.
 COMMAND_BYTES = 32 * 4096 - 1
@@ -125,92 +120,15 @@ def _holds(grade: Grade) -> bool:
         return done.output.split() == ["ok", "closed"]
 
 
-# -- the fork server --------------------------------------------------------------------------------------------------
-
-_server: tuple[int, socket.socket] | None = None
-"""The process that started it, and our end of its socket: a forked child starts its own."""
-_starting = threading.Lock()
-os.register_at_fork(after_in_child=_starting._at_fork_reinit)  # type: ignore[attr-defined]
-
-_SERVE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from nanocode.agent.supervisor import main; main(sys.argv[1:])"
-)
-
-
 def _run(command: str, root: Path, limits: Limits, grade: Grade) -> Finished:
     encoded = command.encode("utf-8", "replace").decode()
     if "\0" in command or len(encoded.encode()) > COMMAND_BYTES:
         raise Refused(f"a command is text without zero bytes of at most {COMMAND_BYTES} bytes")
-    request = json.dumps({"command": encoded, "root": str(root), "grade": grade.value, **asdict(limits)}).encode()
-    with _connect() as connection:
-        connection.settimeout(limits.wall_seconds + GRACE_SECONDS)
-        try:
-            connection.sendall(struct.pack("=I", len(request)) + request)
-            with connection.makefile("rb") as stream:
-                answer = stream.read()
-        except OSError as error:
-            raise Refused(f"the sandbox's supervisor does not answer ({error})") from error
-    if len(answer) < 4:
-        raise Refused("the sandbox's supervisor ended without an answer: is the machine out of memory?")
-    (length,) = struct.unpack_from("=I", answer)
-    outcome: dict[str, Any] = json.loads(answer[4 : 4 + length])
+    request = {"command": encoded, "root": str(root), "grade": grade.value, **asdict(limits)}
+    try:
+        outcome, output = ask("run", request, limits.wall_seconds + GRACE_SECONDS)
+    except NoAnswer as error:
+        raise Refused(f"the sandbox's supervisor does not answer: {error}") from error
     if refused := outcome.pop("refused"):
         raise Refused(f"the sandbox could not be built ({refused})")
-    return Finished(answer[4 + length :].decode("utf-8", "replace"), **outcome)
-
-
-def _connect() -> socket.socket:
-    """A connection to a supervisor of its own, for one command."""
-    for _ in range(2):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                socket.send_fds(_control(), [b"+"], [theirs.fileno()])
-                return ours
-            except OSError:  # the server was killed: start another
-                ours.close()
-                _forget()
-    raise Refused("the sandbox's server cannot be started")
-
-
-def _control() -> socket.socket:
-    global _server
-    with _starting:
-        if _server is None or _server[0] != os.getpid():
-            _server = os.getpid(), _start()
-        return _server[1]
-
-
-def _forget() -> None:
-    global _server
-    with _starting:
-        _server = None
-
-
-def _start() -> socket.socket:
-    """Start the server; it ends, and removes its folder, when the socket is closed by whatever ends this process."""
-    scratch = Path(tempfile.mkdtemp(prefix="nanocode-sandbox-")).resolve()
-    interpreter = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
-    python = scratch / "python"
-    # Laid out as a virtual environment: no packages of ours inside, and half the start-up time without them.
-    (python / "bin").mkdir(parents=True)
-    for name in ("python", "python3"):
-        (python / "bin" / name).symlink_to(interpreter)
-    (python / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
-    scratch.chmod(0o711)
-    python.chmod(0o755)
-    ours, theirs = socket.socketpair()  # one byte a message: a stream is as good as packets
-    package = Path(__file__).resolve().parents[2]
-    with theirs:
-        subprocess.run(  # ends at once: the server is its child, so that it is nobody's zombie
-            [
-                *(sys.executable, "-I", "-S", "-c", _SERVE, str(package)),
-                *(str(theirs.fileno()), str(scratch), str(python), str(Path(sys.base_prefix).resolve())),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={"PATH": os.environ.get("PATH", os.defpath)},
-            start_new_session=True,
-            check=True,
-        )
-    return ours
+    return Finished(output.decode("utf-8", "replace"), **outcome)

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import regex
-
 from nanocode.agent.sandbox import DEFAULT_LIMITS, Grade, Limits, Refused, Sandbox
+from nanocode.agent.server import NoAnswer, ask
 
 FILE_BYTES = 1_000_000
 # A pattern that backtracks for longer is the model's mistake, not the machine's work.
@@ -28,6 +27,8 @@ SKIPPED = frozenset({".git"})
 PATTERN_CHARACTERS = 1000
 # Grep stops when it has this many times what it may answer: nobody sees the rest.
 KEPT_ANSWERS = 64
+# Text that goes to the searching process in one message.
+BATCH_CHARACTERS = 8 << 20
 BOM = "\ufeff"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO would wait for its other end.
@@ -87,26 +88,16 @@ class Workspace:
         """`path:line:text` of every line in which the regular expression is found, files in sorted order."""
         if len(pattern) > PATTERN_CHARACTERS:
             raise ToolError(f"bad pattern: longer than {PATTERN_CHARACTERS} characters")
-        try:
-            compiled = regex.compile(pattern)
-        except (regex.error, RecursionError, OverflowError, MemoryError, ValueError) as error:
-            raise ToolError(f"bad pattern: {_short(str(error) or type(error).__name__)}") from error
         found: list[str] = []
-        size = 0
+        most = KEPT_ANSWERS * self.limits.output_bytes
         deadline = time.monotonic() + GREP_SECONDS
-        for name, text in self._searched(path):
-            for number, line in enumerate(_lines(text), start=1):
-                try:
-                    left = deadline - time.monotonic()
-                    hit = compiled.search(line, timeout=left) if left > 0 else None
-                except TimeoutError:
-                    left = 0
-                if left <= 0:
-                    raise ToolError(f"search takes more than {GREP_SECONDS:g} s: simplify the pattern or give a path")
-                if hit:
-                    found.append(f"{name}:{number}:{line}")
-                    size += len(found[-1]) + 1
-            if size > KEPT_ANSWERS * self.limits.output_bytes:
+        for batch in _batches(self._searched(path)):
+            texts = [lines for _, lines in batch]
+            for file, number in _matches(pattern, texts, deadline - time.monotonic(), most):
+                name, lines = batch[file]
+                found.append(f"{name}:{number + 1}:{lines[number]}")
+                most -= len(found[-1]) + 1
+            if most <= 0:
                 break
         return self._cut("\n".join(found)) if found else "no matches"
 
@@ -184,6 +175,34 @@ class Workspace:
                     return
         with self._opened(parts, path) as folder:
             yield from _walk(folder, "".join(part + "/" for part in parts), DEPTH)
+
+
+def _batches(files: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, list[str]]]]:
+    """The files with their lines, so many at a time that a message holds them; at least one batch, be it empty."""
+    batch: list[tuple[str, list[str]]] = []
+    size = 0
+    for name, text in files:
+        batch.append((name, _lines(text)))
+        size += len(text)
+        if size > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _matches(pattern: str, texts: list[list[str]], seconds: float, most: int) -> list[tuple[int, int]]:
+    """Text and line, from 0, of the matches, until `most` characters; `ToolError` for a bad or a slow pattern."""
+    slow = f"search takes more than {GREP_SECONDS:g} s: simplify the pattern or give a path"
+    if seconds <= 0:
+        raise ToolError(slow)
+    try:
+        request = {"pattern": pattern, "texts": texts, "seconds": seconds, "most": most}
+        answer, _ = ask("search", request, seconds + 5)
+    except NoAnswer as error:
+        raise ToolError(slow) from error
+    if answer["error"]:
+        raise ToolError(f"bad pattern: {_short(answer['error'])}")
+    return [(text, line) for text, line in answer["hits"]]
 
 
 def _walk(folder: int, prefix: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -356,7 +357,7 @@ def test_grep_finds(workspace: Workspace, pattern: str, path: str, found: str) -
 @pytest.mark.parametrize(
     ("pattern", "path", "beginning"),
     [
-        ("(", ".", "bad pattern: missing )"),
+        ("(", ".", "bad pattern: missing ), unterminated"),
         ("*", ".", "bad pattern: nothing to repeat"),
         ("(?<=a+", ".", "bad pattern: "),
         ("x" * 1001, ".", "bad pattern: longer than 1000 characters"),
@@ -376,10 +377,8 @@ def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pyte
     monkeypatch.setattr(tools, "GREP_SECONDS", 0.3)
     (root / "a").write_text("a" * 40 + "!b\n" + "a" * 5000 + "c\n")
     started = time.monotonic()
-    try:
+    with suppress(ToolError):
         Workspace(root).grep(pattern)
-    except ToolError as error:
-        assert "takes more than 0.3 s" in str(error)
     assert time.monotonic() - started < 2
 
 
@@ -389,6 +388,7 @@ def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pyte
         "((a{1,1000}){1,1000}){1,1000}",
         "(?:(?:(?:a{99}){99}){99}){99}",
         "a{4000000000}",
+        "(?:" * 300 + "a" + ")+" * 300,
         "[a-z&&[^b]]",
         "(?R)",
         r"\p{L}{9999}",
@@ -396,11 +396,15 @@ def test_a_catastrophic_pattern_ends(root: Path, pattern: str, monkeypatch: pyte
 )
 def test_a_pattern_that_is_large_to_compile_ends(workspace: Workspace, pattern: str) -> None:
     started = time.monotonic()
-    try:
+    with suppress(ToolError):
         workspace.grep(pattern)
-    except ToolError:
-        pass
     assert time.monotonic() - started < 3
+
+
+def test_a_pattern_that_takes_too_long_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "GREP_SECONDS", 0.3)
+    (root / "a").write_text("a" * 40 + "!\n")
+    assert refused(lambda: Workspace(root).grep("(a|aa)+$")).startswith("search takes more than 0.3 s")
 
 
 def test_grep_skips_git_and_files_come_sorted(workspace: Workspace, root: Path) -> None:
@@ -421,7 +425,7 @@ def test_a_folder_without_end_is_searched_to_a_depth(workspace: Workspace, root:
         here = below
     os.close(here)
     assert workspace.grep("one") == "a.txt:1:one"
-    assert "too long" in refused(lambda: workspace.read("d/" * 3000 + "x")) or True
+    assert refused(lambda: workspace.read("d/" * 501 + "x")).startswith("no such file: d/d/")
 
 
 def test_grep_cuts_a_long_answer(root: Path) -> None:
