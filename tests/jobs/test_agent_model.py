@@ -46,6 +46,7 @@ def test_a_run_without_weights_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert len(said) == 4 and "nothing is trained yet" in said[0]
 
 
+@pytest.mark.slow
 def test_what_is_streamed_is_what_the_step_says_and_every_step_parses(model: AgentModel) -> None:
     speaker = EngineSpeaker(model, temperature=1.0)
     for number in range(5):
@@ -56,6 +57,7 @@ def test_what_is_streamed_is_what_the_step_says_and_every_step_parses(model: Age
         )
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_left_can_be_followed_by_another(model: AgentModel) -> None:
     speaker = EngineSpeaker(model, temperature=1.0)
     first = speaker.stream([User("request")])
