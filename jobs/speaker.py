@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import structlog
+from rich.console import Console
 
 from nanocode.agent.conversation import Conversation, Step
 from nanocode.run.exits import UsageError
@@ -37,6 +38,8 @@ def open_speaker(
     """What the command line asks for: an endpoint, or the newest weights of a run."""
     # Retries are logged: not where an answer, or JSON, goes.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    if temperature is not None and temperature < 0:
+        raise UsageError(f"--temperature {temperature} is negative: 0 takes the likeliest token, 1 samples")
     if endpoint is not None:
         if model is None:
             raise UsageError("--endpoint needs --model NAME: which of the endpoint's models should answer?")
@@ -45,7 +48,8 @@ def open_speaker(
         return EndpointSpeaker(endpoint, model, temperature)
     if run is None:
         raise UsageError("whom do you want to talk to? give a run directory, or --endpoint URL --model NAME")
-    from jobs.agent_model import load_agent
-    from jobs.engine_speaker import EngineSpeaker
+    with Console(stderr=True).status("[dim]loading the model …[/dim]"):
+        from jobs.agent_model import load_agent
+        from jobs.engine_speaker import EngineSpeaker
 
-    return EngineSpeaker(load_agent(run, stage), temperature or 0.0)
+        return EngineSpeaker(load_agent(run, stage), temperature or 0.0)

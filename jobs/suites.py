@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -91,5 +92,6 @@ def _cells(rate: Rate) -> tuple[str, str, str]:
 
 
 def _gist(reason: str) -> str:
-    """The first words of a reason: what follows names files and values."""
-    return visible(" ".join(reason.split()[:6]))
+    """The first words of a reason, without the names and values in it."""
+    words = [word if word.isalpha() else "…" for word in reason.split()[:8]]
+    return " ".join(word for word, _ in groupby(words))
