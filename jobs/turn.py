@@ -52,13 +52,12 @@ class Desk:
         self.changes, self.ran_bash = [], False
         moves = episode(self.workspace, request, self._approve, limits=Limits(STEPS, turns=1), history=history)
         said: Conversation = [*history, User(request)]
-        step: Step | None = None
+        step: Step | None = None  # one that is not yet in what was said
         try:
             said = next(moves)
             while True:
-                step = None
                 step = self._speak(said)
-                said = moves.send(step)
+                said, step = moves.send(step), None
                 self._show_result(said)
         except StopIteration as stop:
             done: Episode = stop.value

@@ -69,7 +69,7 @@ def test_baselines_pass_next_to_nothing() -> None:
         ("false", False),
         ("test $(cat a) = 1", True),
         ("echo error: none found", True),
-        ("sleep 9", False),
+        pytest.param("sleep 9", False, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_passes_by_its_exit_status_alone(command: str, passes: bool) -> None:
