@@ -3,34 +3,38 @@ PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.1
   $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 # What jax runs on: cpu, cuda or tpu.
 EXTRA ?= cpu
+ifneq ($(words $(filter cpu cuda tpu,$(EXTRA))) $(words $(EXTRA)),1 1)
+$(error EXTRA=$(EXTRA) is nothing jax runs on here: say EXTRA=cpu, EXTRA=cuda or EXTRA=tpu)
+endif
+READY := .venv/ready-$(EXTRA)
 DEMO_RUN ?= runs/demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/ready ## train a tiny base model on this machine, minutes, and write its report
+demo: $(READY) ## train a tiny base model on this machine, minutes, and write its report
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
 
 test: lint ## all checks and tests
 	.venv/bin/python -m pytest -q
 
-test-fast: .venv/ready ## the tests that take seconds
+test-fast: $(READY) ## the tests that take seconds
 	.venv/bin/python -m pytest -q -m "not slow"
 
-lint: .venv/ready ## ruff, mypy and the import layers
+lint: $(READY) ## ruff, mypy and the import layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
-bench: .venv/ready ## measure this machine: throughput, loader, corpus, checkpoints
+bench: $(READY) ## measure this machine: throughput, loader, corpus, checkpoints
 	.venv/bin/python -m tests.bench
 
 clean: ## remove the environment and every cache, but no run
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Written last, so that an interrupted set-up is done again.
-.venv/ready: pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "nanocode needs Python 3.11 or newer: install it, or set PYTHON=/path/to/python"; exit 1; }
 	@test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv || \
 	  { rm -rf .venv; echo "cannot make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }

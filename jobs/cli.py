@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can cause are one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return _end(Exit.USAGE, error)
     except ConfigurationError as error:
         return _end(Exit.CONFIGURATION, error)
     except StorageError as error:
         return _end(Exit.FAILED, error)
+    except BrokenPipeError:
+        # Whoever read has had enough, as `head` has. Python would flush what is left at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
     except KeyboardInterrupt:
         return _end(Exit.PREEMPTED, "interrupted; the same command goes on from here")
 
@@ -48,6 +55,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if options.to.exists() and not options.force and (not options.to.is_dir() or any(options.to.iterdir())):
+        raise UsageError(
+            f"{options.to} is there and not empty: say --force to write into it, or export to a new folder"
+        )
     from jobs import weights
 
     weights.export(options.run_dir, options.stage, options.to)
@@ -143,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_dir", metavar="DIR")
     export.add_argument("--stage", default="pretrain", choices=["pretrain"])
     export.add_argument("--to", type=Path, required=True, metavar="PATH")
+    export.add_argument("--force", action="store_true", help="write into PATH though something is there")
     export.set_defaults(command=_export)
     imported = commands.add_parser("import", help="begin a run from published NanoChat weights")
     imported.add_argument("folder", type=Path, metavar="HF_DIR")

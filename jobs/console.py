@@ -9,7 +9,19 @@ from typing import Any, Self
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -54,41 +66,63 @@ def hide_late_writes() -> None:
     sys.unraisablehook = show_unless_late
 
 
+class Facts(ProgressColumn):
+    """Numbers worth seeing, last in the line: where a terminal is narrow they are cut, and the time left is not."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=False))  # rich narrows a column that may wrap before any other
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["facts"], no_wrap=True, overflow="ellipsis")
+
+
 class Display:
     """One line of progress per phase, in place on a terminal, else at most every 5 seconds."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, terminal: Console | None = None) -> None:
         self._stage = stage
         self._log = structlog.get_logger()
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._ended: set[str] = set()
         self._bar: Progress | None = None
-        if sys.stdout.isatty():
+        if terminal is not None or sys.stdout.isatty():
             columns = (
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}  {task.fields[facts]}"),
+                BarColumn(20),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                Facts(),
             )
-            self._bar = Progress(*columns, console=Console())
+            self._bar = Progress(*columns, console=terminal or Console())
 
     def show(self, phase: str, done: float, total: float, unit: str = "", **facts: float) -> None:
         """`done` of `total`; facts are numbers worth seeing, such as the loss."""
         if self._bar is not None:
-            text = "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
+            text = _in_words(facts)
             if phase not in self._tasks:
                 label = f"{self._stage}: {phase}"
                 self._tasks[phase] = self._bar.add_task(label, total=total, unit=unit, facts=text)
             self._bar.update(self._tasks[phase], completed=done, total=total, facts=text)
             return
-        now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES or done >= total:
+        now, ends = time.monotonic(), done >= total
+        if ends and phase in self._ended:
+            return  # a phase may reach its total many times, and go on
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or ends:
             self._last_line = now
-            rounded = {name: float(f"{value:.5g}") for name, value in facts.items()}
-            self._log.info(phase, stage=self._stage, done=done, total=total, unit=unit, **rounded)
+            if ends:
+                self._ended.add(phase)
+            self._log.info(phase, stage=self._stage, done=done, total=total, unit=unit, **_rounded(facts))
+
+    def note(self, event: str, step: int, **facts: float) -> None:
+        """A line that stays: what was measured at a step, and does not hold for the next one."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self._stage}: {event} at step {step:,}  {_in_words(facts)}", highlight=False)
+        else:
+            self._log.info(event, stage=self._stage, step=step, **_rounded(facts))
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -98,6 +132,14 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _rounded(facts: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.5g}") for name, value in facts.items()}
+
+
+def _in_words(facts: dict[str, float]) -> str:
+    return "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
 
 
 def _short(value: float) -> str:

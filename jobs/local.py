@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from nanocode.run.digests import embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES, Stage, order, select
+from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import open_store
 
 
@@ -25,6 +27,7 @@ def run(
     settings = settle(directory, preset, overrides, config, yes)
     for stage in chosen:
         while not _is_done(directory, stage, settings):
+            _warn_of_others(directory, stage)
             code = _child(directory, stage)
             if code in (Exit.PREEMPTED, Exit.CONFIGURATION, Exit.USAGE):
                 return code
@@ -103,29 +106,45 @@ def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
     return marker is not None and marker.input_digest == stage_digests(settings, directory)[stage.name]
 
 
+def _warn_of_others(directory: RunDirectory, stage: Stage) -> None:
+    """One line for an attempt that may still be alive: two at once do no harm, and everything twice."""
+    now = time.time()
+    for claim in reversed(directory.attempts(stage.name)):
+        sign = last_sign(directory, claim)
+        if seems_alive(claim, sign, now):
+            told = f"attempt {claim.attempt} of {stage.name} by {claim.who} wrote {max(0, now - sign):.0f} s ago"
+            print(f"nanocode: {told}; if it is alive, both do the same work", file=sys.stderr)
+            return
+
+
 def _child(directory: RunDirectory, stage: Stage) -> int:
-    """Run a stage to its end; SIGTERM is passed on, and waited for."""
+    """Run a stage to its end; SIGTERM and Ctrl-C are passed on, and waited for: the stage says what it saved."""
     command = [sys.executable, "-m", stage.module, "--run-dir", directory.store.url]
     # Large pages for large arrays, which a step allocates anew each time: a tenth of its time on a CPU.
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+    # A stage that leaves at once leaves its pool's semaphores to Python's tracker, which removes them and complains.
+    quiet = "ignore:resource_tracker:UserWarning"
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONWARNINGS": quiet, **os.environ}
+    # A child is born deaf to the terminal's Ctrl-C, and listens once it can save: until then our SIGTERM ends it.
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, env=environment)
     told = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         nonlocal told
+        process.send_signal(signal.SIGINT if told and number == signal.SIGINT else signal.SIGTERM)
         told = True
-        process.send_signal(signal.SIGTERM)
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    terminated = signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
     try:
         code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal sent it to the child too
-        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGINT, interrupted)
         if process.poll() is None:
             process.kill()
+    if told and code == -signal.SIGTERM:
+        print("nanocode: told to leave; the same command goes on from here", file=sys.stderr)
     return Exit.PREEMPTED if told and code != Exit.DONE else code
 
 

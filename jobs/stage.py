@@ -119,8 +119,6 @@ def run_stage(stage: str, work: Callable[[Task], Outcome | None], claims_itself:
         return _end(Exit.CONFIGURATION, str(error))
     except StorageError as error:
         return _end(Exit.FAILED, str(error))
-    except KeyboardInterrupt:
-        return _end(Exit.PREEMPTED, "interrupted; the same command goes on from here")
     return Exit.DONE
 
 

@@ -64,20 +64,19 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     peak, origin = peak_flops()
     flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens * plan.flops_share
     measure = plan.evaluate(trainer)
-    found: dict[str, float] = {}
     last: dict[str, float] = {}
     spent = Seconds()
 
     with task.metrics() as metrics:
 
         def evaluate(state: PyTree, done: int) -> None:
-            found.update(measure(state["weights"], done, metrics))
+            task.display.note("evaluated", done, **measure(state["weights"], done, metrics))
 
         def show(progress: Progress) -> None:
             nonlocal spent
             spent += progress.seconds
             facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
-            task.display.show("training", progress.done, progress.steps, "steps", **facts, **found)
+            task.display.show("training", progress.done, progress.steps, "steps", **facts)
             last.update(progress.last)
 
         schedule = Schedule(start, plan.steps, stage.log_steps, stage.eval_steps, stage.checkpoint_minutes * 60)

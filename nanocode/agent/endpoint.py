@@ -8,11 +8,14 @@ no step a few times, and what no retry can mend is final at once. The API key is
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import cache
 from threading import BoundedSemaphore
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -432,7 +435,15 @@ def _client(endpoint: Endpoint, key: str) -> "openai.OpenAI":
 
     timeout = httpx2.Timeout(endpoint.timeout_seconds, connect=min(CONNECT_SECONDS, endpoint.timeout_seconds))
     # Servers on one's own machine take any key, but the client insists on one.
-    return openai.OpenAI(api_key=key or "none", base_url=endpoint.url, timeout=timeout, max_retries=0)
+    http = openai.DefaultHttpxClient(base_url=endpoint.url, timeout=timeout, verify=_certificates())
+    return openai.OpenAI(api_key=key or "none", base_url=endpoint.url, timeout=timeout, max_retries=0, http_client=http)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    import httpx2
+
+    return httpx2.create_ssl_context()  # 50 ms, so once
 
 
 def _step(choice: _Choice) -> Step | None:
@@ -455,7 +466,18 @@ def _step(choice: _Choice) -> Step | None:
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _Failure(BaseModel):
+    """An error that comes with status 200, as gateways send it when the model behind them fails."""
+
+    error: str | dict[str, Any]
+
+
 def _validated(model: type[Model], data: bytes) -> Model:
+    with suppress(ValidationError):
+        failure = _Failure.model_validate_json(data).error if b'"error"' in data else ""
+        if failure:
+            said = failure if isinstance(failure, str) else failure.get("message") or failure
+            raise EndpointUnavailable(f"the answer is an error: {said}")
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

@@ -5,6 +5,7 @@ Their linear layers are [out, in] and one tensor per layer; ours are [in, out] a
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def export(
         "use_cache": True,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    # safetensors makes its file readable for the owner alone, whatever the umask says.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
     if tokenizer_json is not None:
         (folder / "tokenizer.json").write_bytes(tokenizer_json)
 

@@ -1,9 +1,10 @@
-"""Pretrain's metrics over all attempts as one history, and series small enough to draw.
+"""Pretrain's metrics as one history, that of the weights, and series small enough to draw.
 
-A resumed attempt begins again at its checkpoint: its steps replace the same steps of earlier attempts, so no step
-counts twice. Attempts at another input digest are another training and stay out.
+The attempt that made the weights began at a checkpoint, which an earlier attempt made: of that one the steps before
+count, and so on back to step 0. No step counts twice; abandoned attempts, and those at another input digest, stay out.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +14,7 @@ from nanocode.run.directory import RunDirectory
 from nanocode.run.segments import read_segments
 
 STAGE = "pretrain"
+KINDS = ("step", "time", "eval", "samples")
 # Points per drawn line: two to three per pixel-wide bucket of a chart on a large screen add nothing to see.
 DRAWN_POINTS = 360
 
@@ -69,26 +71,60 @@ class Curves:
     last_tokens: float | None = None
 
 
-def read(run: RunDirectory, digest: str | None) -> Curves:
-    """The history of the attempts at `digest`, of every attempt if None; the latest attempt wins where two overlap."""
+@dataclass
+class Attempt:
+    """What one attempt has recorded."""
+
+    number: int
+    records: list[Record]
+
+    def __post_init__(self) -> None:
+        # One that resumed at the very end has evaluated, and made no step.
+        steps = [one.step or 0.0 for one in self.records if one.kind == "step"]
+        self.first = min(steps or [one.step or 0.0 for one in self.records])
+        self.last = max(steps, default=self.first)
+        self.written = max(one.time or 0.0 for one in self.records)
+
+
+def read(run: RunDirectory, digest: str | None, attempt: int | None = None) -> Curves:
+    """The history of the weights that `attempt` made; without it of those that the attempt which wrote last makes.
+
+    Only attempts at `digest` count, unless it is None.
+    """
     claims = {claim.attempt: claim.input_digest for claim in run.attempts(STAGE)}
-    by_kind: dict[str, dict[float, Record]] = {"step": {}, "time": {}, "eval": {}, "samples": {}}
-    begins: list[tuple[int, float]] = []
-    for attempt in sorted(int(n) for n in run.store.children(f"{STAGE}/attempts") if n.isascii() and n.isdecimal()):
-        if digest is not None and claims.get(attempt, digest) != digest:
+    attempts: list[Attempt] = []
+    for number in sorted(int(n) for n in run.store.children(f"{STAGE}/attempts") if n.isascii() and n.isdecimal()):
+        if digest is not None and claims.get(number, digest) != digest:
             continue
-        first: float | None = None
-        for values in read_segments(run.store, STAGE, "metrics", attempt):
-            one = record(values)
-            if one.step is None or one.kind not in by_kind:
-                continue
-            by_kind[one.kind][one.step] = one
-            if one.kind == "step":
-                first = one.step if first is None else min(first, one.step)
-        if first is not None:
-            begins.append((attempt, first))
+        records = map(record, read_segments(run.store, STAGE, "metrics", number))
+        if kept := [one for one in records if one.step is not None and one.kind in KINDS]:
+            attempts.append(Attempt(number, kept))
+    by_kind: dict[str, dict[float, Record]] = {kind: {} for kind in KINDS}
+    path = lineage(attempts, attempt)
+    ends = [one.first for one in path[1:]] + [math.inf]
+    for one, end in zip(path, ends[: len(path)], strict=True):
+        for values in one.records:
+            step = values.step or 0.0
+            # A record of kind step is of the step that begins there, any other of all that is done by then.
+            if step < end or (step == end and values.kind != "step"):
+                by_kind[values.kind][step] = values
     ordered = {kind: [records[step] for step in sorted(records)] for kind, records in by_kind.items()}
-    return _curves(ordered, begins)
+    return _curves(ordered, [(one.number, one.first) for one in path])
+
+
+def lineage(attempts: list[Attempt], number: int | None) -> list[Attempt]:
+    """The attempts that made the weights of attempt `number`, in order; of the one that wrote last if it is unknown."""
+    if not attempts:
+        return []
+    newest = max(attempts, key=lambda one: (one.written, one.number))
+    path = [next((one for one in attempts if one.number == number), newest)]
+    while True:
+        earlier = [one for one in attempts if one.number < path[0].number and one.first < path[0].first]
+        if not earlier:
+            return path
+        # Whoever did the step before the checkpoint made it, or made the same one: training is deterministic.
+        made = [one for one in earlier if one.last + 1 >= path[0].first]
+        path.insert(0, (made or earlier)[-1])
 
 
 def _curves(records: dict[str, list[Record]], begins: list[tuple[int, float]]) -> Curves:

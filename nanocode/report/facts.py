@@ -189,6 +189,7 @@ class Record(Lenient):
     """One line of pretrain's metrics, of any kind."""
 
     kind: Text = ""
+    time: Number = None
     step: Number = None
     tokens: Number = None
     loss: Number = None

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from nanocode.report import charts, words
 from nanocode.report.curves import Samples
 from nanocode.report.report import Report
-from nanocode.report.verdict import explain, figures, measured, verdict
+from nanocode.report.verdict import explain, figures, measured, two_measures, verdict
 
 # A sample is there for a look, not as an archive: the run directory keeps all of it.
 SAMPLE_CHARACTERS = 1200
@@ -91,6 +91,7 @@ def _context(report: Report) -> dict[str, Any]:
         "verdict": verdict(report),
         "figures": figures(report),
         "measured": measured(report),
+        "two_measures": two_measures(report),
         "unfinished": [(stage, explain(report, stage)) for stage in report.unfinished],
         "comparisons": charts.comparisons(report.bits_per_byte, xz),
         "large_charts": charts.large(report.curves, xz),

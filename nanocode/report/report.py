@@ -152,7 +152,7 @@ def build(run: RunDirectory, commands: Sequence[str] | None = None) -> Report:
         corpus=CorpusFacts.read(metrics["corpus"]),
         pretrain=PretrainFacts.read(metrics["pretrain"]),
         base_eval=BaseEvalFacts.read(metrics["base-eval"]),
-        curves=history.read(run, _digest(pretrain)),
+        curves=history.read(run, _digest(pretrain), pretrain.marker.attempt if pretrain.marker else None),
         commands=tuple(map(clean, commands)) if commands else (_command(preset, settings, f"runs/{name}-again"),),
         next_command=clean(shlex.join(["nanocode", "run", "--run-dir", location])),
     )

@@ -59,6 +59,14 @@ def measured(report: Report) -> str:
     return "The newest measurement during training, on a part of the held-out text; base-eval is not done."
 
 
+def two_measures(report: Report) -> str:
+    """Why the curve ends at another figure than the one at the top; empty where only one is shown."""
+    if not (report.base_eval.bits_per_byte and report.curves.evaluations):
+        return ""
+    rows = f"the first {words.count(report.settings.pretrain.eval_rows)} rows" if report.settings else "the first rows"
+    return f"During training bits per byte are of {rows} of each kind of held-out text, at the top of all of it."
+
+
 def _trained(report: Report) -> str:
     facts, curves = report.pretrain, report.curves
     if report.stage("pretrain").marker is None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import structlog
 
@@ -114,10 +114,24 @@ def read_segments(store: Store, stage: str, kind: Kind, attempt: int | None = No
     else:
         numbers = sorted(int(n) for n in store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal())
     for number in numbers:
-        folder = f"{stage}/attempts/{number}/{kind}"
-        segments = [name for name in store.children(folder) if _position(name) is not None]
-        for segment in sorted(segments, key=lambda name: _position(name) or (0, "", 0)):
-            yield from _records(store, f"{folder}/{segment}")
+        for segment in _segments(store, f"{stage}/attempts/{number}/{kind}"):
+            yield from _records(store, segment)
+
+
+def last_record_time(store: Store, stage: str, attempt: int) -> float | None:
+    """The time of an attempt's newest record, of any kind and host; reads the last segment of each only."""
+    times: list[float] = []
+    for kind in get_args(Kind):
+        last = {name.rpartition("-")[0]: name for name in _segments(store, f"{stage}/attempts/{attempt}/{kind}")}
+        records = [record for name in last.values() for record in _records(store, name)]
+        times += [record["time"] for record in records if isinstance(record.get("time"), int | float)]
+    return max(times, default=None)
+
+
+def _segments(store: Store, folder: str) -> list[str]:
+    """The names of a folder's segments, by host and sequence."""
+    segments = [name for name in store.children(folder) if _position(name) is not None]
+    return [f"{folder}/{name}" for name in sorted(segments, key=lambda name: _position(name) or (0, "", 0))]
 
 
 def _position(segment: str) -> tuple[int, str, int] | None:

@@ -22,7 +22,7 @@ from nanocode.agent.episode import Episode, Limits, Policy, Reply, episode, play
 from nanocode.agent.messages import first
 from nanocode.agent.soul import Principle, Soul
 from nanocode.agent.workspace import ToolError, Workspace
-from nanocode.synth.expert import agreeable
+from nanocode.tasks.playing import SANDBOX, agreeable
 from nanocode.tasks.task import Task, Verdict, judge
 
 TEACHER_LIMITS = Limits()
@@ -113,7 +113,7 @@ Furnish = Callable[[Task], AbstractContextManager[Workspace]]
 def furnished(task: Task) -> Iterator[Workspace]:
     """A workspace of its own with the task's files, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="nanocode-") as folder:
-        workspace = Workspace(Path(folder))
+        workspace = Workspace(Path(folder), SANDBOX)
         for path, text in task.files.items():
             workspace.put(path, text)
         yield workspace

@@ -170,7 +170,7 @@ def plan_shards(
             use["documents"] += len(chosen)
             use["bytes"] += int(encoded.sizes[chosen].sum())
         if not use["documents"]:
-            raise SourceError(f"source {one.name} has no document to train on: check its path, column and filters")
+            raise SourceError(f"source {one.name} has no document to train on{_why_none(use['duplicates'], dropped)}")
         if use["tokens"] < quota and ends:
             log.warning("source has less than its share", source=one.name, tokens=use["tokens"], wanted=quota)
         # Where a document begins within its source, as a share of it: sorting by it spreads every source evenly.
@@ -189,6 +189,15 @@ def plan_shards(
     plan = Plan(np.concatenate(unit_of)[mixed], np.concatenate(position)[mixed], np.unique(shard_ends), units)
     store.write("plan.npz", plan.to_bytes())
     return uses
+
+
+def _why_none(duplicates: int, dropped: dict[str, int]) -> str:
+    """What became of a source's documents, the most frequent first, and the next move."""
+    reasons = {**dropped, "duplicate": duplicates}
+    told = [f"{reason}: {count}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]) if count]
+    if not told:
+        return ", nothing was dropped: it has none, or all are held out for validation; check its path and column"
+    return f"; dropped were {', '.join(told)} (see nanocode/text/filters.py): check its path and column"
 
 
 def first_of_kind(hashes: npt.NDArray[np.uint64], seen: set[int]) -> npt.NDArray[np.bool_]:

@@ -9,18 +9,21 @@ not depend on who made which: so any number of workers makes the same corpus.
 import io
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import numpy as np
 import numpy.typing as npt
 
 from nanocode.data.shards import dtype_for
+from nanocode.run.exits import Exit
 from nanocode.storage.objects import Store
 from nanocode.text.filters import reason_to_drop
 from nanocode.text.mixture import Weighted, document_hash, validation
@@ -183,5 +186,18 @@ def processes(workers: int) -> Iterator[Run]:
     if workers == 1:
         yield lambda function, tasks: (function(*task) for task in tasks)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_live_no_longer_than_parent) as pool:
         yield lambda function, tasks: pool.map(function, *zip(*tasks, strict=True)) if tasks else ()
+
+
+def _live_no_longer_than_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it: a pool's process would wait for tasks for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(Exit.PREEMPTED)
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()

@@ -147,7 +147,8 @@ def fit(
                 if agreed(preemption.allows(checkpoints.save_seconds)):
                     save(done + 1)
                     checkpoints.wait()
-                raise Preempted(f"told to leave at step {done + 1} of {steps}; saved at step {max(saved_step, 0)}")
+                saved = f"saved at step {max(saved_step, 0)}; the same command goes on from there"
+                raise Preempted(f"told to leave at step {done + 1} of {steps}; {saved}")
             due = time.monotonic() - saved_at > schedule.checkpoint_seconds
             # Several hosts have to agree, which costs a round trip: they ask only where they wait anyway.
             if jax.process_count() > 1:

@@ -1,13 +1,14 @@
-"""Being told to leave: SIGTERM, and what is left of the grace after it.
+"""Being told to leave: SIGTERM or Ctrl-C, and what is left of the grace after it. A second Ctrl-C ends at once.
 
 One process: a thread of ours sees the signal at once, even while the main thread compiles or waits for storage. Inside
 the loop the step ends, saves if there is time and raises; anywhere else the process leaves with exit 75 right away,
 which is safe because everything it writes survives a kill at any instruction.
 Several processes: JAX's preemption service agrees on one step for all hosts (it takes SIGTERM for itself; Python's
-handler and the service exclude each other, so exactly one of them is installed).
+handler and the service exclude each other, so exactly one of them is installed). Ctrl-C is handed to it as SIGTERM.
 """
 
 import os
+import select
 import signal
 import threading
 import time
@@ -20,6 +21,9 @@ from nanocode.run.exits import Exit
 EXIT_MARGIN_SECONDS = 1.0
 """The process leaves by itself this long before SIGKILL would come."""
 
+ONE_KEYPRESS_SECONDS = 0.5
+"""Ctrl-C reaches a child twice, from the terminal and from `nanocode run`: so close together it is one."""
+
 
 class Preempted(Exception):
     """The stage was told to leave; the run goes on from the last checkpoint. Exit 75."""
@@ -31,11 +35,13 @@ class Preemption:
     def __init__(self, grace_seconds: float = 15.0) -> None:
         self.grace_seconds = grace_seconds
         self._told_at: float | None = None
+        self._first_signal_at: float | None = None
         self._in_loop = False
         self._agrees_with_others = False
         readable, writable = os.pipe()
         os.set_blocking(writable, False)
-        signal.signal(signal.SIGTERM, _ignore)  # a handler must exist for the wakeup byte to be written
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _ignore)  # a handler must exist for the wakeup byte to be written
         signal.set_wakeup_fd(writable)
         threading.Thread(target=self._watch, args=(readable,), name="preemption", daemon=True).start()
 
@@ -70,17 +76,37 @@ class Preemption:
         return left > (save_seconds or 0.0)
 
     def _watch(self, readable: int) -> None:
-        while signal.SIGTERM not in os.read(readable, 64):
-            pass
-        self._told_at = time.monotonic()
-        if self._in_loop:
-            time.sleep(max(0.0, self.grace_seconds - EXIT_MARGIN_SECONDS))
-        leave()
+        while True:
+            numbers = self._signals_within(readable, self._seconds_left())
+            if not numbers:
+                leave()
+            now, first = time.monotonic(), self._first_signal_at
+            self._first_signal_at = first or now
+            if first is not None and signal.SIGINT in numbers and now - first > ONE_KEYPRESS_SECONDS:
+                leave()
+            if self._agrees_with_others:
+                if first is None:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            elif first is None:
+                self._told_at = now
+                if not self._in_loop:
+                    leave()
+
+    def _seconds_left(self) -> float | None:
+        """Until the process leaves by itself; None while nothing makes it leave."""
+        if self._told_at is None or self._agrees_with_others:  # there the hosts leave together or not at all
+            return None
+        return max(0.0, self._told_at + self.grace_seconds - EXIT_MARGIN_SECONDS - time.monotonic())
+
+    @staticmethod
+    def _signals_within(readable: int, seconds: float | None) -> bytes:
+        ready, _, _ = select.select([readable], [], [], seconds)
+        return os.read(readable, 64) if ready else b""
 
 
 def leave() -> None:
     """End the process now, as preempted, whatever its threads are doing."""
-    os.write(2, b"preempted: leaving with exit 75; the run goes on from its last checkpoint\n")
+    os.write(2, b"nanocode: told to leave; the same command goes on from the last checkpoint\n")
     os._exit(Exit.PREEMPTED)
 
 

@@ -1,7 +1,10 @@
 """What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -172,6 +175,17 @@ def test_status_says_what_is_done(trained: Path, run: Path, capsys: pytest.Captu
     assert "waiting" in capsys.readouterr().out
 
 
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
+    run = RunDirectory(open_store(tmp_path))
+    local.settle(run, "demo", [], None, yes=False)
+    readable, writable = os.pipe()
+    os.close(readable)
+    with os.fdopen(writable, "w") as nobody:
+        command = [sys.executable, "-m", "jobs.cli", "status", "--json", str(tmp_path)]
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (Exit.DONE, "")
+
+
 def test_a_finished_run_is_not_run_again(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     done = nanocode("run", "--run-dir", str(trained))
@@ -195,6 +209,10 @@ def test_an_export_can_be_imported_again(tmp_path: Path, sources: Path, prepared
     done = nanocode("export", str(run), "--to", str(folder))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    done = nanocode("export", str(run), "--to", str(folder))
+    assert done.returncode == Exit.USAGE
+    assert "is there and not empty: say --force" in one_line(done.stderr)
+    assert nanocode("export", str(run), "--to", str(folder), "--force").returncode == 0
     done = nanocode("import", str(folder), "--run-dir", str(again))
     assert done.returncode == 0, done.stderr
     twice = tmp_path / "twice"

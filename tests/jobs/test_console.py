@@ -1,13 +1,16 @@
 """What a job keeps to itself, and what it must not."""
 
 import asyncio
+import io
 import sys
 import threading
 
 import pytest
+import structlog
 import tensorstore
+from rich.console import Console
 
-from jobs.console import hide_late_writes
+from jobs.console import Display, hide_late_writes
 
 
 @pytest.fixture
@@ -51,3 +54,32 @@ def test_every_other_error_nobody_can_catch_is_shown(shown: list) -> None:
     broken = Broken()
     del broken
     assert [str(error) for error in shown] == ["a bug of ours"]
+
+
+def test_the_end_of_a_phase_is_one_line() -> None:
+    with structlog.testing.capture_logs() as lines:
+        display = Display("tokenizer")
+        for _ in range(33):
+            display.show("reading", 4.0, 4.0, "MB")
+        display.show("learning", 1, 1, "vocabularies")
+    assert [line["event"] for line in lines] == ["reading", "learning"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_time_left_survives_many_facts(width: int) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, record=True)
+    with Display("pretrain", terminal) as display:
+        display.show(
+            "training", 10, 1400, "steps", **dict.fromkeys(("loss", "tokens/s", "MFU %", "code bpb"), 12_345.0)
+        )
+    last = terminal.export_text().rstrip("\n")[-width:]
+    assert "10/1,400 steps" in last and "left -:--:-- loss" in last and last.endswith("…")
+
+
+def test_what_was_measured_at_a_step_is_a_line_of_its_own() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, record=True)
+    Display("pretrain", terminal).note("evaluated", 1400, **{"code bpb": 1.5})
+    assert terminal.export_text() == "pretrain: evaluated at step 1,400  code bpb 1.5\n"
+    with structlog.testing.capture_logs() as lines:
+        Display("pretrain").note("evaluated", 1400, **{"code bpb": 1.5})
+    assert lines == [{"event": "evaluated", "stage": "pretrain", "step": 1400, "code bpb": 1.5, "log_level": "info"}]

@@ -1,5 +1,6 @@
 """Nothing makes a run lose its place: killed or told to leave, it ends as if nothing had happened."""
 
+import os
 import random
 import re
 import shutil
@@ -69,12 +70,13 @@ def wait_for_checkpoint(run: Path, attempt: int = 1) -> None:
         time.sleep(0.02)
 
 
-def test_sigterm_saves_at_the_next_step_and_leaves_with_75(run: Path, trained: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_leave_it_saves_at_the_next_step_and_leaves_with_75(run: Path, trained: Path, how: int) -> None:
     directory(run).add_config((run / "config/1.yaml").read_text().replace("log_steps: 10", "log_steps: 1"))
     process = job("pretrain", run)
     wait_for_checkpoint(run)
     told = time.time()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(how)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == Exit.PREEMPTED
     step, saved = map(int, re.findall(r"told to leave at step (\d+) of \d+; saved at step (\d+)", errors)[0])
@@ -85,6 +87,20 @@ def test_sigterm_saves_at_the_next_step_and_leaves_with_75(run: Path, trained: P
     assert finished.returncode == 0, finished.stderr
     assert f'"step": {saved}' in finished.stdout
     assert_same_ending(run, trained)
+
+
+def test_ctrl_c_in_a_terminal_is_one_line_with_the_step_that_was_saved(run: Path) -> None:
+    command = [sys.executable, "-m", "jobs.cli", "run", "--run-dir", str(run)]
+    terminal = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+    )
+    wait_for_checkpoint(run)
+    os.killpg(terminal.pid, signal.SIGINT)  # as a terminal does: to the command and to its child
+    _, errors = terminal.communicate(timeout=30)
+    assert terminal.returncode == Exit.PREEMPTED
+    (line,) = errors.strip().splitlines()
+    saved = re.findall(r"^nanocode: told to leave at step \d+ of \d+; saved at step (\d+);", line)[0]
+    assert (run / f"pretrain/attempts/1/checkpoints/{saved}.json").exists()
 
 
 @pytest.mark.parametrize("seconds", [0.8, 2.0])

@@ -67,6 +67,8 @@ def test_export_and_load_give_back_every_bit(tmp_path: Path) -> None:
     configs = [json.loads((folder / "config.json").read_text()) for folder in (tmp_path, GOLDEN)]
     configs[1].pop("transformers_version")
     assert configs[0] == configs[1]
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(set(modes.values())) == 1, f"all as the umask says: {modes}"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_a_finished_run_shows_its_numbers(finished: Report) -> None:
     assert html.count("<figure>") == 6
 
 
+def test_two_figures_of_one_name_are_told_apart(finished: Report) -> None:
+    told = (
+        "During training bits per byte are of the first 32 rows of each kind of held-out text, at the top of all of it."
+    )
+    assert told in text(render_html(finished)) and told in render_markdown(finished)
+
+
 def test_markdown_shows_the_same_numbers(finished: Report) -> None:
     page = render_markdown(finished)
     for shown in (
@@ -97,6 +104,28 @@ def test_attempts_with_other_inputs_stay_out_of_the_curve(tmp_path: Path) -> Non
     curves = build(run).curves
     assert len(curves.loss) == 100 and max(curves.loss.y) < 20
     assert curves.restarts == []
+
+
+def test_curves_are_those_of_the_attempts_that_made_the_weights(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    runs.train(run, 1, 200, loss=1.0)
+    runs.train(run, 1, 400, loss=2.0)  # of another process: abandoned
+    made = runs.train(run, 401, runs.STEPS, loss=3.0)
+    runs.train(run, 351, 500, loss=50.0)  # of a third: it was too late
+    runs.finish(run, "pretrain", attempt=made)
+    curves = build(run).curves
+    assert len(curves.loss) == runs.STEPS and max(curves.loss.y) < 20
+    assert [(one.attempt, one.step) for one in curves.restarts] == [(made, 401)]
+
+
+def test_before_the_end_curves_are_those_of_the_attempt_that_wrote_last(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    alive = runs.train(run, 1, 300)
+    runs.train(run, 1, 400, loss=50.0)
+    with SegmentWriter(run.store, "pretrain", alive, "metrics", 0, clock=lambda: time.time() + 60) as writer:
+        writer.write({"kind": "step", "step": 301, "loss": 3.0, "tokens": 301 * runs.BATCH_TOKENS})
+    curves = build(run).curves
+    assert len(curves.loss) == 301 and max(curves.loss.y) < 20
 
 
 def test_a_half_finished_run_says_what_is_missing_and_how_to_go_on(tmp_path: Path) -> None:

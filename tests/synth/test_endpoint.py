@@ -169,6 +169,7 @@ LASTING: dict[str, tuple[Answer, type[EndpointError], str, int]] = {
     "broken for ever": (failing(502), EndpointUnavailable, r"status 502: no \(4 tries\)", 4),
     "a pause longer than we would wait": (failing(429, Retry_After="9000"), EndpointUnavailable, "asks to wait 9000 s", 1),
     "JSON that is always cut off": (Answer(WHOLE[:40]), EndpointUnavailable, r"damaged or cut off .*\(4 tries\)", 4),
+    "an error that comes as an answer": (Answer(b'{"error": {"message": "overloaded", "code": 502}}'), EndpointUnavailable, r"the answer is an error: overloaded \(4 tries\)", 4),
     "always a web page": (Answer(b"<html>"), BadAnswer, r"a web page, not JSON: check the url, .*\(3 tries\)", ANSWER_TRIES),
     "always another schema": (Answer(b'{"a": 1}'), BadAnswer, r"another shape .*choices: Field required", ANSWER_TRIES),
     "refuses every time": (completion(None, refusal="I cannot."), Refusal, r"the model refuses: I cannot\. \(3 tries\)", ANSWER_TRIES),
@@ -357,6 +358,10 @@ BROKEN_STREAMS: dict[str, tuple[Answer, type[EndpointError]]] = {
     "one that ends in the middle": (events(delta(content="Hi"), done=False), EndpointUnavailable),
     "one that is cut off in a chunk": (events(delta(content="Hi"), '{"choices": [', done=False), EndpointUnavailable),
     "one with an error in it": (events(delta(content="Hi"), {"choices": {"error": KEY}}), BadAnswer),
+    "one with an error between": (
+        events(delta(content="Hi"), {"error": {"message": "overloaded"}}),
+        EndpointUnavailable,
+    ),
     "one whose connection closes": (Answer(events(delta(content="Hi")).body, promise=99), EndpointUnavailable),
 }
 

@@ -2,9 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -13,7 +11,6 @@ from nanocode.agent.endpoint import Endpoint, EndpointMisconfigured, EndpointPol
 from nanocode.agent.soul import parse_soul
 from nanocode.agent.spending import SpendingCapReached
 from nanocode.agent.tools import REJECTED, Call
-from nanocode.agent.workspace import ToolError, Workspace
 from nanocode.synth.teacher import Attempted, Critic, attempt
 from nanocode.tasks.task import Check, Task
 from tests.synth.server import KEY, Answer, Server, calling, completion, failing, serving
@@ -29,30 +26,6 @@ TASK = Task(
 )
 
 
-class Files:
-    """A workspace without a disk; these tests are about what happens around it."""
-
-    def __init__(self, files: dict[str, str]) -> None:
-        self.texts = dict(files)
-
-    def read(self, path: str, start: int | None = None, end: int | None = None) -> str:
-        if path not in self.texts:
-            raise ToolError(f"no such file: {path}")
-        return self.texts[path]
-
-    def edit(self, path: str, old: str, new: str) -> str:
-        self.texts[path] = self.read(path).replace(old, new)
-        return self.texts[path]
-
-    def files(self) -> dict[str, str]:
-        return self.texts
-
-
-@contextmanager
-def furnish(task: Task) -> Iterator[Workspace]:
-    yield cast(Workspace, Files(task.files))
-
-
 READ = calling("Read", '{"path": "a.txt"}')
 EDIT = calling("Edit", '{"path": "a.txt", "old": "one", "new": "two"}')
 GOOD = [READ, EDIT, completion("Changed a.txt.")]
@@ -60,9 +33,9 @@ KEPT = completion('{"violations": []}')
 ACCEPTED = [
     User(TASK.prompt),
     Step("", Call("Read", {"path": "a.txt"})),
-    Result("one\n"),
+    Result("    1→one"),
     Step("", Call("Edit", {"path": "a.txt", "old": "one", "new": "two"})),
-    Result("two\n"),
+    Result("    1→two"),
     Step("Changed a.txt."),
 ]
 
@@ -88,7 +61,7 @@ def play(answers: list[Answer], critiques: list[Answer] | None = None, task: Tas
         endpoint = Endpoint(url=server.url, model="teacher", **{"tries": 2, **settings})
         with EndpointPolicy(endpoint, SOUL, None, lambda _: None, random.Random(1), KEY) as policy:
             critic = Critic(policy, SOUL) if critiques else None
-            return Played(attempt(task, policy, SOUL, critic, furnish=furnish), server)
+            return Played(attempt(task, policy, SOUL, critic), server)
 
 
 def test_a_good_first_attempt_is_accepted() -> None:

@@ -1,0 +1,37 @@
+"""What make does about the accelerator that is asked for. Dry runs: nothing is installed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One that is set up for cpu."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/ready-cpu").touch()
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_another_extra_is_installed_though_one_is_there(checkout: Path) -> None:
+    assert "pip install" not in make(checkout, "demo").stdout
+    assert '".[dev,cuda]"' in make(checkout, "demo", "EXTRA=cuda").stdout
+
+
+@pytest.mark.parametrize("extra", ["gpu", "", "cpu cuda"])
+def test_an_unknown_extra_is_refused_in_one_line(checkout: Path, extra: str) -> None:
+    done = make(checkout, "demo", f"EXTRA={extra}")
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "say EXTRA=cpu, EXTRA=cuda or EXTRA=tpu" in done.stderr
