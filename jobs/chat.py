@@ -55,9 +55,13 @@ class Chat:
         self._greet()
         about_to_leave = False
         while True:
-            self._transcript.console.print()
+            # Ctrl-C is a key while a line is read, a signal at any other moment.
             try:
+                self._transcript.console.print()
                 line = self._read().strip()
+                about_to_leave = bool(line) and self._obey(line) == "interrupted"
+                if about_to_leave:
+                    self._transcript.note("(stopped; Ctrl-C again leaves)")
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -65,10 +69,6 @@ class Chat:
                     return
                 about_to_leave = True
                 self._transcript.note("(Ctrl-C again, or Ctrl-D, leaves)")
-                continue
-            about_to_leave = bool(line) and self._obey(line) == "interrupted"
-            if about_to_leave:
-                self._transcript.note("(stopped; Ctrl-C again leaves)")
 
     def _obey(self, line: str) -> str:
         """Do what a line says; how the turn ended, if it was one."""

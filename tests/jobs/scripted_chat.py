@@ -3,6 +3,7 @@
 python -m tests.jobs.scripted_chat WORKSPACE
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +97,8 @@ def open_desk(folder: Path, context: int, console: Console, ask: Callable[[Call]
 
 
 def main(folder: str) -> None:
+    # The leader of a new session gets the terminal, and with it Ctrl-C, by opening it.
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
     ask = partial(prompts.ask_on_terminal, stream=sys.stdout)
     desk = open_desk(Path(folder), Scripted.context, Console(highlight=False), ask)
     Chat(desk, prompts.make_prompt(), PROMPTS).run()

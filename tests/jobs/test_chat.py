@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
+from pexpect import fdpexpect
 from rich.console import Console
 
 from jobs.chat import Chat
@@ -33,14 +35,19 @@ class Terminal:
         self.workspace.mkdir(exist_ok=True)
         environment = {**os.environ, "XDG_STATE_HOME": str(self.state), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
         self.log = io.StringIO()
-        self.child: pexpect.spawn[str] = pexpect.spawn(
-            sys.executable,
-            ["-m", "tests.jobs.scripted_chat", str(self.workspace)],
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (50, 120))
+        # No fork in Python: jax's threads, if other tests have started them, would not survive it.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.jobs.scripted_chat", str(self.workspace)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
             env=environment,
-            encoding="utf-8",
-            timeout=20,
-            dimensions=(50, 120),
+            start_new_session=True,
         )
+        os.close(theirs)
+        self.child = fdpexpect.fdspawn(ours, encoding="utf-8", timeout=20)
         self.child.logfile_read = self.log
         self.sees("Ctrl-D leaves")
         self.sees("› ")
@@ -56,13 +63,19 @@ class Terminal:
 
     def leaves(self) -> None:
         self.child.expect(pexpect.EOF)
+        assert self.process.wait(10) == 0
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.child.close()
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     one = Terminal(tmp_path)
     yield one
-    one.child.close(force=True)
+    one.close()
 
 
 @needs_sandbox
@@ -86,6 +99,7 @@ def test_a_user_allows_denies_and_allows_for_good(terminal: Terminal) -> None:
     terminal.sees("› ")
     terminal.types("5\r")
     terminal.sees("rocket 84")  # without a question
+    terminal.sees("› ")  # before that, Ctrl-D is lost
     terminal.types("\x04")
     terminal.leaves()
 
@@ -122,6 +136,7 @@ def test_control_sequences_never_reach_the_terminal(terminal: Terminal) -> None:
     terminal.sees(ASKED)
     terminal.types("n")
     terminal.sees("red")
+    terminal.sees("› ")  # before that, Ctrl-D is lost
     terminal.types("\x04")
     terminal.leaves()
     seen = terminal.log.getvalue()
@@ -132,13 +147,14 @@ def test_control_sequences_never_reach_the_terminal(terminal: Terminal) -> None:
 def test_what_was_typed_is_there_in_the_next_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.types("remember me\r")
     terminal.sees("do not know")
+    terminal.sees("› ")  # before that, Ctrl-D is lost
     terminal.types("\x04")
     terminal.leaves()
     assert (terminal.state / "nanocode" / "history").stat().st_mode & 0o777 == 0o600
     again = Terminal(tmp_path)
     again.types("\x1b[A\r")
     again.sees("do not know")
-    again.child.close(force=True)
+    again.close()
 
 
 Session = Callable[..., str]
