@@ -15,6 +15,8 @@ from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import order
 from nanocode.storage.objects import StorageError
 
+WITH_WEIGHTS = ("preference", "sft", "pretrain")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can cause are one line on stderr."""
@@ -72,6 +74,32 @@ def _import(options: argparse.Namespace) -> int:
     return Exit.DONE
 
 
+def _chat(options: argparse.Namespace) -> int:
+    from jobs import chat
+
+    return chat.chat(_speaker(options), options.workspace, options.unsafe_bash)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from jobs import ask
+
+    return ask.ask(_speaker(options), options.prompt, options.workspace, options.yes, options.json, options.unsafe_bash)
+
+
+def _speaker(options: argparse.Namespace) -> Any:
+    from jobs.speaker import open_speaker
+
+    return open_speaker(options.run_dir, options.stage, options.endpoint, options.model, options.temperature)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from jobs import suites
+
+    return suites.evaluate(
+        options.run_dir, options.suite, options.stage, options.instances, options.json, options.unsafe_bash
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("nanocode", description="Train your own coding agent from scratch.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -93,6 +121,35 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run_dir", metavar="DIR")
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
+    chat = commands.add_parser("chat", help="talk to the agent", description="Talk to the agent in a workspace.")
+    chat.add_argument("run_dir", metavar="DIR", nargs="?", help="a run directory; may be left out with --endpoint")
+    chat.add_argument("--workspace", type=Path, metavar="PATH", help="folder to work in; without one, a sample project")
+    _add_speaker(chat)
+    chat.set_defaults(command=_chat)
+    ask = commands.add_parser(
+        "ask",
+        help="have the agent do one thing",
+        description="One request and one turn. Exit code 0: it ended with a message; 1: it did not.",
+    )
+    ask.add_argument("run_dir", metavar="DIR", help="a run directory")
+    ask.add_argument("prompt", metavar="PROMPT")
+    ask.add_argument("--workspace", type=Path, required=True, metavar="PATH", help="folder to work in")
+    ask.add_argument("--yes", action="store_true", help="allow every Edit and Bash without asking")
+    ask.add_argument("--json", action="store_true", help="print how it ended, the message and the whole conversation")
+    _add_speaker(ask)
+    ask.set_defaults(command=_ask)
+    evaluation = commands.add_parser(
+        "eval", help="measure the agent on tasks", description="Play tasks in workspaces of their own and check them."
+    )
+    evaluation.add_argument("run_dir", metavar="DIR")
+    evaluation.add_argument(
+        "--suite", required=True, metavar="agent|FILE.jsonl", help="the built-in families, or your own tasks"
+    )
+    evaluation.add_argument("--stage", choices=WITH_WEIGHTS, help="whose weights; the newest if left out")
+    evaluation.add_argument("--instances", type=int, default=50, metavar="N", help="of each built-in family [50]")
+    evaluation.add_argument("--json", action="store_true")
+    evaluation.add_argument("--unsafe-bash", action="store_true", help="run commands even where nothing can hold them")
+    evaluation.set_defaults(command=_eval)
     export = commands.add_parser("export", help="write weights in the layout that `transformers` loads")
     export.add_argument("run_dir", metavar="DIR")
     export.add_argument("--stage", default="pretrain", choices=["pretrain"])
@@ -105,6 +162,15 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--preset", choices=PRESETS, default="demo", help="settings of the stages that follow")
     imported.set_defaults(command=_import)
     return parser
+
+
+def _add_speaker(parser: argparse.ArgumentParser) -> None:
+    """Who speaks, and what its commands may do."""
+    parser.add_argument("--stage", choices=WITH_WEIGHTS, help="whose weights; the newest if left out")
+    parser.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible endpoint instead, with its --model")
+    parser.add_argument("--model", metavar="NAME", help="the endpoint's model; its key is read from OPENAI_API_KEY")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 always takes the likeliest token [0]")
+    parser.add_argument("--unsafe-bash", action="store_true", help="run commands even where nothing can hold them")
 
 
 def settings_help() -> str:

@@ -60,9 +60,13 @@ def episode(
     approve: Approve = always,
     reply: Reply = silent,
     limits: Limits = Limits(),
+    history: Conversation = (),
 ) -> Generator[Conversation, Step | None, Episode]:
-    """Yields the conversation whenever the assistant is to move, is sent its step, and returns the whole."""
-    said = Episode([User(request)])
+    """Yields the conversation whenever the assistant is to move, is sent its step, and returns the whole.
+
+    `history` came before the request; it is part of what is yielded and returned.
+    """
+    said = Episode([*history, User(request)])
     turns = 1
     for _ in range(limits.steps):
         step = yield tuple(said.messages)

@@ -93,9 +93,10 @@ def judge(task: Task, conversation: Conversation, workspace: Workspace) -> Verdi
             if left.get(path, "").strip() != text.strip():
                 return Verdict(False, f"{path} is not as it should be")
     for command in _commands(task, workspace):
-        said = workspace.bash(command)
-        if said.startswith("error:"):
-            return Verdict(False, f"the check says {said.strip().splitlines()[-1][:200]}")
+        done = workspace.sandbox.run(command)
+        if done.timed_out or done.exit_code:
+            said = "it takes too long" if done.timed_out else (done.output.strip() or f"exit status {done.exit_code}")
+            return Verdict(False, f"the check says {said.splitlines()[-1][:200]}")
     return Verdict(True)
 
 
