@@ -10,8 +10,7 @@ from pydantic import JsonValue
 from jobs.stage import Outcome, Task
 from jobs.training import read_tokenizer, weights_of
 from nanocode.agent.episode import Policy
-from nanocode.agent.grammar import step_automaton
-from nanocode.agent.policies import EnginePolicy
+from nanocode.agent.policies import EnginePolicy, make_engine
 from nanocode.agent.soul import Soul, read_soul
 from nanocode.evals import agent
 from nanocode.evals.agent import TaskResult
@@ -26,7 +25,8 @@ SUITES_OF: dict[str, tuple[str, ...]] = {
     "preference": tuple(agent.SUITES),
 }
 """The last model takes every suite; the others the one by which stages are compared."""
-TASKS_AT_ONCE = 100
+TASKS_AT_ONCE = 64
+"""Tasks whose results are published at a time: with as many slots every conversation keeps its cache."""
 SAMPLING_TEMPERATURE = 0.8
 TRANSCRIPTS = 2
 """Successes, and failures, per family that go into the report."""
@@ -36,7 +36,6 @@ def evaluate(task: Task) -> Outcome:
     settings, tokenizer = task.settings, read_tokenizer(task)
     soul = read_soul(settings.soul)
     setup = make_setup(settings)
-    automaton = step_automaton(tokenizer, settings.model.vocab_size)
     engine: Engine | None = None
     plan = [(stage, suite) for stage, suites in SUITES_OF.items() for suite in suites]
     metrics: dict[str, JsonValue] = {}
@@ -48,7 +47,7 @@ def evaluate(task: Task) -> Outcome:
             engine = (
                 engine.with_weights(weights)
                 if engine is not None
-                else Engine(setup.model, weights, settings.agent_eval.slots, automaton=automaton)
+                else make_engine(setup.model, weights, tokenizer, settings.agent_eval.slots)
             )
         assert engine is not None
         policy = EnginePolicy(engine, tokenizer)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from nanocode.config.settings import Settings, from_yaml, load
 from nanocode.run.digests import embedded_revision, stage_digests
@@ -158,5 +159,21 @@ def summarize(directory: RunDirectory) -> None:
             print("\nbits per byte on held-out text, lower is better:")
             for kind, value in bits.items():
                 print(f"  {kind:<8} {value:.3f}   xz -9e, document by document: {xz[kind]:.3f}")
+    summarize_agent(directory)
     if report is not None:
         print(f"\nreport: {os.path.join(directory.store.url, report.outputs['html'])}")
+
+
+def summarize_agent(directory: RunDirectory) -> None:
+    """How many unseen tasks each model does, and how to talk to the last one."""
+    evaluated = directory.done("agent-eval")
+    if evaluated is None:
+        return
+    models: Any = evaluated.metrics["models"]
+    print("\ntasks done (greedy, tools really executed, instances never seen; mean over families, 95% interval):")
+    for stage, suites in models.items():
+        for suite, found in suites.items():
+            low, high = found["interval"]
+            label = stage if suite == "fresh" else f"{stage}, {suite}"
+            print(f"  {label:<26} {found['pass@1']:4.0%}   {low:.0%} to {high:.0%}")
+    print(f"\ntalk to it: nanocode chat {directory.store.url}")

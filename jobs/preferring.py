@@ -20,12 +20,11 @@ from jobs.fine_tuning import Drift
 from jobs.stage import Outcome, Task
 from jobs.training import Evaluate, Plan, join_other_hosts, read_tokenizer, run_training, weights_of
 from nanocode.agent.conversation import Message, from_json, render, to_json
-from nanocode.agent.grammar import step_automaton
-from nanocode.agent.policies import EnginePolicy
+from nanocode.agent.policies import EnginePolicy, make_engine
 from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
 from nanocode.data.shards import order_of_rows
-from nanocode.generate.engine import Engine, Sampling
+from nanocode.generate.engine import Sampling
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import NotFound
@@ -39,8 +38,8 @@ from nanocode.train.supervision import assistant_targets
 
 log = structlog.get_logger()
 
-TASKS_AT_ONCE = 40
-"""Tasks whose pairs are published at a time: what a preemption costs, and with their samples a batch to decode."""
+TASKS_AT_ONCE = 16
+"""Tasks whose pairs are published at a time: what a preemption costs, and with 4 samples of each one full batch."""
 
 
 class PairBatches:
@@ -125,8 +124,7 @@ def collect_pairs(task: Task, setup: Setup, weights: PyTree, tokenizer: Tokenize
     for pair in read_pairs(task.run.store.child(task.upstream("synth").outputs["rollouts"])):
         found.append(pair)
         counts["from synthesis"] += 1
-    automaton = step_automaton(tokenizer, task.settings.model.vocab_size)
-    engine = Engine(setup.model, weights, task.settings.agent_eval.slots, automaton=automaton)
+    engine = make_engine(setup.model, weights, tokenizer, task.settings.agent_eval.slots)
     for first in range(0, stage.tasks, TASKS_AT_ONCE):
         name = f"pairs/{first:06d}.json"
         try:

@@ -2,12 +2,25 @@
 
 from collections.abc import Sequence
 
+from jaxtyping import PyTree
+
 from nanocode.agent.conversation import Conversation, Step, parse_step, render
+from nanocode.agent.grammar import step_automaton
 from nanocode.generate.engine import Engine, Request, Sampling
+from nanocode.model.transformer import Transformer
 from nanocode.text.tokenizer import Tokenizer
 
+TINY_PARAMETERS = 10_000_000
+"""Below it, compiling the engine in many shapes takes longer than they save."""
 # The shortest call takes about this many tokens: with less room than that an episode is over.
 LEAST_ROOM = 8
+
+
+def make_engine(model: Transformer, weights: PyTree, tokenizer: Tokenizer, slots: int) -> Engine:
+    """An engine that can only write steps that parse."""
+    automaton = step_automaton(tokenizer, model.shape.vocab_size)
+    tiny = model.shape.parameters() < TINY_PARAMETERS
+    return Engine(model, weights, slots, automaton=automaton, few_shapes=tiny)
 
 
 class EnginePolicy:

@@ -27,6 +27,8 @@ __all__ = ["Engine", "Generated", "Request", "Sampling"]
 STEPS_WHILE_WAITING = 16
 """Tokens of a decode call while requests wait for a slot: a freed one idles for half of that on average."""
 STREAM_STEPS = 4
+FEW_ROWS = 16
+"""The smaller of the two batches of an engine with few shapes: what is left of a group when most have ended."""
 PREFILL_LENGTHS = (64, 256)
 """Tokens that one prefill call adds to a row; few, because each is compiled for several batches and cache lengths."""
 PREFILL_TOKENS = 4096
@@ -89,13 +91,18 @@ class Engine:
         automaton: Automaton | None = None,
         stop_tokens: frozenset[int] = frozenset(),
         cache_dtype: jnp.dtype | None = None,
+        few_shapes: bool = False,
     ) -> None:
         """`context` defaults to the model's, `cache_dtype` to its compute dtype.
+
+        `few_shapes`: prefill and decode in few sizes of batch, over a cache of full length from the start. A tiny model
+        spends more time on compiling the others than they save.
 
         `ValueError` if the context is longer than the model's or the automaton has another vocabulary.
         """
         shape = model.shape
         self.shape, self.slots, self.context = shape, slots, context or shape.context
+        self.few_shapes = few_shapes
         if self.context > shape.context:
             raise ValueError(f"context {self.context} is longer than the model's {shape.context}: leave it out")
         if slots < 1:
@@ -117,7 +124,8 @@ class Engine:
 
     def _fill(self, weights: PyTree) -> None:
         self._weights = _prepare(self.shape, self._compute_dtype, weights)
-        self._cache: Cache = empty_cache(self.shape, self.slots, 0, self._cache_dtype)
+        length = self._longest if self.few_shapes else 0
+        self._cache: Cache = empty_cache(self.shape, self.slots, length, self._cache_dtype)
         self._held: list[list[int]] = [[] for _ in range(self.slots)]
         self._streaming: set[int] = set()
 
@@ -222,7 +230,7 @@ class Engine:
 
     def _prefill_group(self, group: list[_Active], length: int) -> None:
         self._reserve(max(len(self._held[one.slot]) for one in group) + length + 1)
-        size = _power(len(group), 4)
+        size = max(PREFILL_TOKENS // length, 1) if self.few_shapes else _power(len(group), 4)
         tokens = np.zeros((size, length), np.int32)
         starts, slots = np.zeros(size, np.int32), np.zeros(size, np.int32)
         for row, one in enumerate(group):
@@ -231,7 +239,7 @@ class Engine:
             tokens[row, : len(new)], starts[row], slots[row] = new, len(held), one.slot
         self._cache = _prefill(
             self.shape, self._weights, self._cache, tokens, slots, starts, np.int32(len(group)),
-            prefix=self._length if starts.any() else 0,
+            prefix=self._length if starts.any() or self.few_shapes else 0,
         )  # fmt: skip
         for one in group:
             held = self._held[one.slot]
@@ -263,6 +271,8 @@ class Engine:
         Slots that generate nothing fill it up.
         """
         size = min(_power(len(active), 4), self.slots)
+        if self.few_shapes:
+            size = min(FEW_ROWS, self.slots) if len(active) <= FEW_ROWS else self.slots
         free = set(range(self.slots)) - {one.slot for one in active}
         filling = sorted(free, key=lambda slot: len(self._held[slot]))[: size - len(active)]
         slots = np.array(sorted([one.slot for one in active] + filling), np.int32)
@@ -275,7 +285,8 @@ class Engine:
             token[row] = one.newest
             left[row], seed[row], state[row] = one.left, one.request.seed % 2**31, one.state
         rows = Rows(*(jnp.asarray(each) for each in (slots, token, position, left, seed, state)))
-        return rows, slots.tolist(), self._length if size == self.slots else min(_bucket(longest), self._length)
+        whole = self.few_shapes or size == self.slots
+        return rows, slots.tolist(), self._length if whole else min(_bucket(longest), self._length)
 
     @property
     def _length(self) -> int:
@@ -283,9 +294,12 @@ class Engine:
 
     def _reserve(self, length: int) -> None:
         if length > self._length:
-            # No row reaches further than this: the last block of the longest one.
-            most = self.context + max(PREFILL_LENGTHS[0], DECODE_STEPS) + 1
-            self._cache = _grow(self._cache, length=max(length, min(_bucket(length), most)))
+            self._cache = _grow(self._cache, length=max(length, min(_bucket(length), self._longest)))
+
+    @property
+    def _longest(self) -> int:
+        """No row reaches further than this: the last block of the longest one."""
+        return self.context + max(PREFILL_LENGTHS[0], DECODE_STEPS) + 1
 
 
 def _bucket(longest: int) -> int:
