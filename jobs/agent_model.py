@@ -6,7 +6,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from jobs.stage import read_settings
-from nanocode.agent.grammar import step_automaton
+from nanocode.agent.policies import make_engine
 from nanocode.config.settings import Settings
 from nanocode.generate.engine import Engine
 from nanocode.model.transformer import parameters
@@ -45,8 +45,7 @@ def load_agent(location: str, stage: str | None = None, slots: int = 1) -> Agent
     here = SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parameters(model))
     weights = restore_weights(run.store, checkpoint.outputs["checkpoint"], like)
-    automaton = step_automaton(tokenizer, settings.model.vocab_size)
-    return AgentModel(found, settings, tokenizer, Engine(model, weights, slots, automaton=automaton))
+    return AgentModel(found, settings, tokenizer, make_engine(model, weights, tokenizer, slots))
 
 
 def newest(run: RunDirectory, location: str, stage: str | None) -> tuple[str, Marker]:

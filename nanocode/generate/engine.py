@@ -230,7 +230,7 @@ class Engine:
 
     def _prefill_group(self, group: list[_Active], length: int) -> None:
         self._reserve(max(len(self._held[one.slot]) for one in group) + length + 1)
-        size = max(PREFILL_TOKENS // length, 1) if self.few_shapes else _power(len(group), 4)
+        size = min(max(PREFILL_TOKENS // length, 1), self.slots) if self.few_shapes else _power(len(group), 4)
         tokens = np.zeros((size, length), np.int32)
         starts, slots = np.zeros(size, np.int32), np.zeros(size, np.int32)
         for row, one in enumerate(group):
