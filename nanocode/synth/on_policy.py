@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nanocode.agent.conversation import Message
 from nanocode.agent.episode import Policy
 from nanocode.agent.soul import Soul
-from nanocode.tasks.families import TRAINED, scenario
+from nanocode.tasks.families import training_scenario
 from nanocode.tasks.playing import Attempt, attempts
 from nanocode.tasks.task import Task
 
@@ -14,10 +14,7 @@ Pair = tuple[list[Message], list[Message]]
 
 def training_tasks(seed: int, first: int, count: int) -> list[Task]:
     """Tasks of the training families that no rollout was made of."""
-    return [
-        scenario(TRAINED[number % len(TRAINED)], f"preference-{seed}", number // len(TRAINED)).task
-        for number in range(first, first + count)
-    ]
+    return [training_scenario(f"preference-{seed}", number).task for number in range(first, first + count)]
 
 
 def sampled_pairs(policy: Policy, tasks: Sequence[Task], samples: int, soul: Soul) -> tuple[list[Pair], dict[str, int]]:

@@ -22,7 +22,7 @@ from nanocode.agent.conversation import Message, from_json, to_json
 from nanocode.agent.soul import Soul, parse_soul
 from nanocode.storage.objects import Store
 from nanocode.synth.expert import FLAWS, Expert
-from nanocode.tasks.families import TRAINED, scenario
+from nanocode.tasks.families import training_scenario
 from nanocode.tasks.playing import attempts
 from nanocode.tasks.task import Scenario
 from nanocode.text.units import processes
@@ -63,8 +63,8 @@ def shard_lines(numbers: range, seed: int, soul: Soul) -> Iterator[dict[str, Any
     gates: Counter[str] = Counter()
     flaws = [flaw for flaw in FLAWS if soul.has(flaw)]
     for number in numbers:
-        family = TRAINED[number % len(TRAINED)]
-        one = scenario(family, f"{STREAM}-{seed}", number // len(TRAINED))
+        one = training_scenario(f"{STREAM}-{seed}", number)
+        family = one.task.family
         dice = random.Random(one.task.id)
         first: Played | None = None
         if flaws and dice.random() < FLAWED_SHARE:

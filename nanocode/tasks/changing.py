@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nanocode.agent.conversation import Step
 from nanocode.agent.tools import REJECTED
 from nanocode.tasks.draw import Draw, function
+from nanocode.tasks.operations import ON_ONE_NUMBER
 from nanocode.tasks.reading import Moves, exactly, tool
 from nanocode.tasks.task import Check, Scenario, Task
 
@@ -93,12 +94,13 @@ class _Bug:
     want: object
 
 
-def _bug(draw: Draw) -> _Bug:
+def _bug(draw: Draw, short: bool = False) -> _Bug:
+    """A mistake; `short` for functions of which a small context has room for two, and for two repairs."""
     names, dice = draw.names, draw.dice
-    name = names.function()
+    name = names.word() if short else names.function()
     kind = dice.choice(("operator", "operator", "operator", "off by one", "default", "branch"))
-    if kind == "operator":
-        operation = draw.operation()
+    if kind == "operator" or short:
+        operation = dice.choice(ON_ONE_NUMBER) if short else draw.operation()
         parameters = draw.parameters(operation)
         case = operation.case(dice)
         wrong, right = (f"    return {code.format(**parameters)}" for code in (operation.wrong, operation.code))
@@ -128,8 +130,9 @@ def _bug(draw: Draw) -> _Bug:
 
 def fix(id: str, draw: Draw) -> Scenario:
     """A failing test and the code it tests: a wrong operator, default or branch, or off by one; sometimes two bugs."""
-    module, test = draw.names.word(), f"test_{draw.names.word()}.py"
-    bugs = [_bug(draw) for _ in range(2 if draw.dice.random() < 0.2 else 1)]
+    module = draw.names.word()
+    test = f"test_{module}.py"
+    bugs = [_bug(draw, short=True) for _ in range(2)] if draw.dice.random() < 0.2 else [_bug(draw)]
     path = f"{module}.py"
     lines = [f"from {module} import *"]
     for bug in bugs:
@@ -139,12 +142,12 @@ def fix(id: str, draw: Draw) -> Scenario:
             f'    exit(f"FAIL {bug.name}: got {{got}}, want {bug.want}")',
         ]
     lines.append('print("ok")')
-    files = {path: draw.module(*(bug.source for bug in bugs)), test: "\n".join(lines) + "\n"}
+    source = draw.module(bugs[0].source) if len(bugs) == 1 else "\n\n".join(bug.source for bug in bugs)
+    files = {path: source, test: "\n".join(lines) + "\n"}
     run = f"python3 {test}"
 
     def script() -> Moves:
         said = yield tool("Bash", command=run)
-        yield tool("Grep", pattern="import", path=test)
         yield tool("Read", path=path)
         fixed = []
         for bug in bugs:

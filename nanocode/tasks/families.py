@@ -23,6 +23,8 @@ FAMILIES: dict[str, Callable[[str, Draw], Scenario]] = {
 TRANSFER = ("config", "count")
 """Never trained on: what an agent makes of work it was not shown."""
 TRAINED = tuple(name for name in FAMILIES if name not in TRANSFER)
+CYCLE = (*TRAINED, "fix", "rename")
+"""What training draws from, in turn: the two families with the longest way to go come twice."""
 
 
 def scenario(family: str, stream: str, number: int, novelty: Novelty | None = None) -> Scenario:
@@ -34,5 +36,9 @@ def scenario(family: str, stream: str, number: int, novelty: Novelty | None = No
 def training(stream: str, count: int) -> Iterator[Scenario]:
     """`count` instances of the training families, in turn."""
     for number in range(count):
-        family = TRAINED[number % len(TRAINED)]
-        yield scenario(family, stream, number // len(TRAINED))
+        yield training_scenario(stream, number)
+
+
+def training_scenario(stream: str, number: int) -> Scenario:
+    """Instance `number` of the stream that training draws from."""
+    return scenario(CYCLE[number % len(CYCLE)], stream, number)

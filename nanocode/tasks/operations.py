@@ -61,3 +61,4 @@ OPERATIONS = (
     Operation("{a}[::-1]", "{a} reversed", "{a}[::1]", _text),
     Operation("{a}.upper()", "{a} in capital letters", "{a}.lower()", _text),
 )
+ON_ONE_NUMBER = tuple(one for one in OPERATIONS if one.case is _one)
