@@ -97,11 +97,11 @@ class _Bug:
 def _bug(draw: Draw, short: bool = False) -> _Bug:
     """A mistake; `short` for functions of which a small context has room for two, and for two repairs."""
     names, dice = draw.names, draw.dice
-    name = names.word() if short else names.function()
+    name = names.short() if short else names.function()
     kind = dice.choice(("operator", "operator", "operator", "off by one", "default", "branch"))
     if kind == "operator" or short:
         operation = dice.choice(ON_ONE_NUMBER) if short else draw.operation()
-        parameters = draw.parameters(operation)
+        parameters = {"a": names.short()} if short else draw.parameters(operation)
         case = operation.case(dice)
         wrong, right = (f"    return {code.format(**parameters)}" for code in (operation.wrong, operation.code))
         want = eval(operation.code.format(a="a", b="b"), {}, dict(zip("ab", case, strict=False)))  # noqa: S307
@@ -130,7 +130,7 @@ def _bug(draw: Draw, short: bool = False) -> _Bug:
 
 def fix(id: str, draw: Draw) -> Scenario:
     """A failing test and the code it tests: a wrong operator, default or branch, or off by one; sometimes two bugs."""
-    module = draw.names.word()
+    module = draw.names.short()
     test = f"test_{module}.py"
     bugs = [_bug(draw, short=True) for _ in range(2)] if draw.dice.random() < 0.2 else [_bug(draw)]
     path = f"{module}.py"

@@ -53,6 +53,10 @@ class Namer:
         """One noun, an invented word or random letters."""
         return self._fresh(self._word)
 
+    def short(self) -> str:
+        """The shortest of a few words."""
+        return min((self.word() for _ in range(4)), key=len)
+
     def function(self) -> str:
         """`verb_noun`, or sometimes one word or three."""
         return self._fresh(self._function)
