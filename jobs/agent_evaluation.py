@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,10 +15,12 @@ from nanocode.agent.policies import EnginePolicy, make_engine
 from nanocode.agent.soul import Soul, read_soul
 from nanocode.evals import agent
 from nanocode.evals.agent import TaskResult
-from nanocode.generate.engine import Engine, Sampling
+from nanocode.evals.humaneval import read_problems, solved
+from nanocode.generate.engine import Engine, Request, Sampling
 from nanocode.storage.objects import NotFound
 from nanocode.tasks import task as tasks
-from nanocode.train.setup import make_setup
+from nanocode.text.tokenizer import Tokenizer
+from nanocode.train.setup import Setup, make_setup
 
 SUITES_OF: dict[str, tuple[str, ...]] = {
     "pretrain": ("fresh",),
@@ -28,6 +31,7 @@ SUITES_OF: dict[str, tuple[str, ...]] = {
 TASKS_AT_ONCE = 64
 """Tasks whose results are published at a time: with as many slots every conversation keeps its cache."""
 SAMPLING_TEMPERATURE = 0.8
+HUMANEVAL_TOKENS = 256
 TRANSCRIPTS = 2
 """Successes, and failures, per family that go into the report."""
 
@@ -66,7 +70,44 @@ def evaluate(task: Task) -> Outcome:
     for name, baseline in agent.BASELINES.items():
         models[name] = {"fresh": summary(played(task, f"baseline/{name}", baseline, fresh, soul))}
     metrics["models"] = models
+    if settings.agent_eval.humaneval:
+        metrics["humaneval"] = humaneval(task, setup, tokenizer)
     return Outcome(metrics=metrics, chips=jax.device_count())
+
+
+def humaneval(task: Task, setup: Setup, tokenizer: Tokenizer) -> dict[str, JsonValue]:
+    """How many of HumanEval's functions each model completes, greedily, from the plain text of the prompt."""
+    problems = read_problems()
+    found: dict[str, JsonValue] = {}
+    engine: Engine | None = None
+    for stage in SUITES_OF:
+        name = f"{stage}/humaneval.json"
+        try:
+            passed: list[bool] = json.loads(task.output.read(name))
+        except NotFound:
+            weights = weights_of(task, stage, setup)
+            slots = task.settings.agent_eval.slots
+            engine = (
+                engine.with_weights(weights)
+                if engine is not None
+                else Engine(setup.model, weights, slots, stop_tokens=frozenset({tokenizer.bos}))
+            )
+            passed = solved(partial(completions, engine, tokenizer), problems)
+            task.output.write(name, json.dumps(passed).encode())
+        found[stage] = agent.Rate(passed=sum(passed), total=len(passed)).to_json()
+        task.display.show("HumanEval", len(found), len(SUITES_OF), "models")
+    return found
+
+
+def completions(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
+    """Greedy continuations of plain text; empty where the prompt leaves no room in the context."""
+    rows = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
+    room = [min(HUMANEVAL_TOKENS, engine.context - len(row)) for row in rows]
+    fitting = [place for place, left in enumerate(room) if left > 0]
+    texts = [""] * len(prompts)
+    for place, one in zip(fitting, engine.generate([Request(rows[p], room[p]) for p in fitting]), strict=True):
+        texts[place] = tokenizer.decode([token for token in one.tokens if token != tokenizer.bos])
+    return texts
 
 
 def played(task: Task, name: str, policy: Policy, every: Sequence[tasks.Task], soul: Soul) -> list[TaskResult]:
