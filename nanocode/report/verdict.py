@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nanocode.report import words
+from nanocode.report import agent, words
 from nanocode.report.report import Report, StageRecord
 from nanocode.run.graph import STAGES
 
@@ -20,7 +20,12 @@ def figures(report: Report) -> tuple[Figure, ...]:
     bits, xz = report.bits_per_byte, report.base_eval.xz_bits_per_byte
     tokens = report.pretrain.tokens if report.pretrain.tokens is not None else report.curves.last_tokens
     machine = _machine(report)
+    passed = agent.scores(report.agent_eval)
+    tasks = tuple(
+        Figure("Tasks passed", words.share(one.suite.share), agent.interval(one.suite.interval)) for one in passed[-1:]
+    )
     return (
+        *tasks,
         Figure("Parameters", words.quantity(report.parameters)),
         Figure("Tokens seen", words.quantity(tokens)),
         Figure("Bits per byte, code", words.number(bits.code, 3), _beside(xz.code), "code"),
@@ -32,7 +37,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
 
 def verdict(report: Report) -> str:
     """One paragraph: what was trained on what, for how long, and what it reached."""
-    sentences = [_trained(report), _reached(report), _compared(report)]
+    sentences = [_trained(report), agent.headline(report.agent_eval), _reached(report), _compared(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
