@@ -110,6 +110,13 @@ class SynthFacts(Lenient):
     seconds: Number = None
     soul: Text = ""
 
+    @property
+    def gates_in_order(self) -> dict[str, float | None]:
+        """What came in, where it fell, and what is left."""
+        ends = ("scenarios", "duplicate", "kept", "pairs")
+        falls = sorted(name for name in self.gates if name not in ends)
+        return {name: self.gates[name] for name in (ends[0], *falls, *ends[1:]) if name in self.gates}
+
 
 class FineTuningFacts(TrainingFacts):
     validation_loss: Number = None

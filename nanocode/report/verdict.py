@@ -30,7 +30,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
         Figure("Tokens seen", words.quantity(tokens)),
         Figure("Bits per byte, code", words.number(bits.code, 3), _beside(xz.code), "code"),
         Figure("Bits per byte, English", words.number(bits.english, 3), _beside(xz.english), "english"),
-        Figure("Training time", words.duration(_training_seconds(report)), machine),
+        Figure("Training time", words.duration(_all_training_seconds(report)), machine),
         Figure("Cost", words.dollars(report.cost_dollars), "all stages" if report.cost_dollars is not None else ""),
     )
 
@@ -121,6 +121,13 @@ def _compared(report: Report) -> str:
 def _training_seconds(report: Report) -> float | None:
     stage = report.stage("pretrain")
     return stage.seconds if stage.seconds is not None else (report.training_seconds.total or None)
+
+
+def _all_training_seconds(report: Report) -> float | None:
+    """Of every stage that trains, as far as they are done."""
+    seconds = (_training_seconds(report), report.stage("sft").seconds, report.stage("preference").seconds)
+    known = [one for one in seconds if one is not None]
+    return sum(known) if known else None
 
 
 def _machine(report: Report) -> str:
