@@ -188,9 +188,8 @@ def adherence_verdict(rows: tuple[Adherence, ...]) -> str:
     if not moved:
         return "The preference stage moved no principle beyond chance."
     rest = len(known) - len(moved)
-    return f"Beyond chance the preference stage moved {words.listing(moved)}" + (
-        f"; {rest} more stayed within it." if rest else "."
-    )
+    others = f"; {rest} more stayed within it" if rest else ""
+    return f"The preference stage moved {words.listing(moved)}, beyond chance{others}."
 
 
 def drift(before: ByKind, after: ByKind) -> tuple[Drift, ...]:

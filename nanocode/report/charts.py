@@ -117,7 +117,7 @@ def small(curves: Curves) -> tuple[Chart, ...]:
 def fine_tuning(curves: Curves) -> tuple[Chart, ...]:
     """Loss of what is trained on, and of held-out conversations."""
     held_out = [(one.x, one.validation) for one in curves.evaluations if one.validation is not None]
-    charts = [_loss(curves)]
+    charts = [_loss(curves, "Fine-tuning loss", "nats per token, most weight on what the agent wrote")]
     if held_out:
         series = Series([x for x, _ in held_out], [y for _, y in held_out])
         note = "nats per token that the agent wrote, in conversations it was not trained on"
@@ -229,7 +229,7 @@ class Frame:
         return min(2.0, max(-1.0, 1 - (y - self.low) / (self.high - self.low)))
 
 
-def _loss(curves: Curves) -> Chart | None:
+def _loss(curves: Curves, title: str = "Training loss", note: str = "nats per token") -> Chart | None:
     if not curves.loss:
         return None
     smoothed = Series(curves.loss.x, smooth(curves.loss.y, len(curves.loss) // SMOOTHING))
@@ -243,7 +243,7 @@ def _loss(curves: Curves) -> Chart | None:
     )
     step = max(frame.y_values[1] - frame.y_values[0], 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return frame.chart("Training loss", f"nats per token, by {curves.x_unit}", lines, legend, _decimals(digits))
+    return frame.chart(title, f"{note}, by {curves.x_unit}", lines, legend, _decimals(digits))
 
 
 def _bits_per_byte(curves: Curves, xz: ByKind) -> Chart | None:

@@ -24,12 +24,12 @@ def test_the_agent_section_says_by_how_much_each_stage_helped(finished: Report) 
     assert_stands_alone(html)
     page = text(html)
     for shown in (
-        "As an agent that runs tools it passes 93% (95% interval 86% to 96%) of 100 tasks it has never seen; the base "
+        "As an agent that runs tools it passes 93% (95% interval 87% to 99%) of 100 tasks it has never seen; the base "
         "model 3%, “do nothing” 0% and “copy the request” 1%.",
-        "Tasks passed 93% 86% to 96%",
+        "Tasks passed 93% 87% to 99%",
         "Fine-tuning helped: 3% → 92%.",
         "The preference stage made no difference beyond chance: 92% → 93% (the 95% intervals overlap).",
-        "On families that it was never trained on it passes 6% (95% interval 2% to 12%): config 0% and count 12%.",
+        "On families that it was never trained on it passes 6% (95% interval 1% to 11%): config 0% and count 12%.",
         "new words identifiers, file names and layouts of files that training never had 83%",
         "transfer families that no stage was trained on: config and count 6%",
         "fix 6% 3 of 50; 2% to 16% 90%",
@@ -41,7 +41,7 @@ def test_the_agent_section_says_by_how_much_each_stage_helped(finished: Report) 
 def test_markdown_says_the_same_of_the_agent(finished: Report) -> None:
     page = render_markdown(finished)
     for shown in (
-        "Fine-tuning helped: 3% → 92%.", "| **after preference** | 93% | 86% to 96% | 100 | 3.2 | 4% |",
+        "Fine-tuning helped: 3% → 92%.", "| **after preference** | 93% | 87% to 99% | 100 | 3.2 | 4% |",
         "| do nothing | 0% |", "| find | 0% (0% to 7%) | 94% (84% to 98%) | 94% (84% to 98%) |",
         "| 1. Look before you change. | look-first | 50% (38% to 62%, of 60) | 97% (89% to 99%, of 60) | up |",
         "```diff\n  def total(a, b):\n-     return a - b\n+     return a + b\n```",
@@ -56,7 +56,7 @@ def test_markdown_says_the_same_of_the_agent(finished: Report) -> None:
     ((2, 50), (45, 50), "Fine-tuning helped: 4% → 90%."),
     ((45, 50), (20, 50), "Fine-tuning hurt: 90% → 40%."),
     ((20, 50), (24, 50), "Fine-tuning made no difference beyond chance: 40% → 48% (the 95% intervals overlap)."),
-    ((0, 2), (2, 2), "Fine-tuning made no difference beyond chance: 0% → 100% (the 95% intervals overlap)."),
+    ((0, 2), (1, 2), "Fine-tuning made no difference beyond chance: 0% → 50% (the 95% intervals overlap)."),
 ])  # fmt: skip
 def test_a_stage_helped_only_where_intervals_are_apart(
     before: tuple[int, int], after: tuple[int, int], said: str
@@ -75,7 +75,7 @@ def test_principles_stand_beside_their_checks(finished: Report) -> None:
     assert "1. Look before you change. look-first 50% 38% to 62%, of 60 97% 89% to 99%, of 60 up" in page
     assert "2. Be kind. for a reader to judge – – –" in page
     assert "3. Stop when done. no-soliciting 98%" in page
-    assert "Beyond chance the preference stage moved look-first 50% → 97%; 1 more stayed within it." in page
+    assert "The preference stage moved look-first 50% → 97%, beyond chance; 1 more stayed within it." in page
 
 
 def test_without_a_readable_soul_the_checks_are_still_shown(tmp_path: Path) -> None:
