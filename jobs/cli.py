@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from nanocode.config.settings import OPERATING, PRESETS, Settings
+from nanocode.config.settings import OPERATING, PRESETS, settings
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import order
 from nanocode.storage.objects import StorageError
@@ -179,20 +177,21 @@ def settings_help() -> str:
         "settings (--set KEY=VALUE, or environment NANOCODE_SECTION__KEY=VALUE, or --config FILE):",
         "  * may change while a run lives; changing any other runs stages again",
     ]
-    for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            if name != "preset":
-                lines.append(_setting(name, field))
-            continue
-        lines += ["", f"  {name}"]
-        lines += [_setting(f"{name}.{key}", inner) for key, inner in kind.model_fields.items()]
+    section = ""
+    for key, field in settings():
+        begins, dot, _ = key.partition(".")
+        if dot and begins != section:
+            section = begins
+            lines += ["", f"  {section}"]
+        if key != "preset":
+            lines.append(_setting(key, field))
     return "\n".join(lines)
 
 
 def _setting(key: str, field: Any) -> str:
     mark = "*" if field.json_schema_extra == OPERATING else " "
-    default = "by the preset" if field.is_required() else field.get_default(call_default_factory=True)
+    required = "needed" if key.count(".") > 1 else "by the preset"
+    default = required if field.is_required() else field.get_default(call_default_factory=True)
     if key == "corpus.sources":
         default = "embedded"
     text = " ".join((field.description or "").split())
