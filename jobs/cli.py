@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from jobs import local
 
+    if options.dry_run:
+        return local.dry_run(options.run_dir, options.preset, options.set, options.config)
     stages = options.stages.split(",") if options.stages else order()
     return local.run(options.run_dir, options.preset, options.set, options.config, stages, options.yes)
 
@@ -114,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
     run.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     run.add_argument("--yes", action="store_true", help="run stages again that become stale, without asking")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print which rollouts synth would make, read from public sets, and buy at what estimated cost",
+    )
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what is done, and how well")
     status.add_argument("run_dir", metavar="DIR")
