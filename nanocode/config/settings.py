@@ -11,11 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -199,7 +209,10 @@ class Synth(Section):
     the variable of its key is not set."""
     teacher_scenarios: int = Field(default=0, ge=0)
     """Generated tasks that the teacher works on; what an attempt was paid for is not asked for again."""
-    critic: bool | Endpoint = True
+    critic: Annotated[
+        Annotated[bool, Tag("")] | Annotated[Endpoint, Tag("its own")],
+        Discriminator(lambda value: "its own" if isinstance(value, Mapping | Endpoint) else ""),
+    ] = True
     """Whether the teacher judges the principles that no program can check, or the endpoint that does (url, model and so
     on, as the teacher's)."""
     public: tuple[PublicSet, ...] = ()
@@ -440,7 +453,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _explain(error: Any) -> str:
     """One pydantic error as key, value and next move."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part not in ("", "its own"))
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`nanocode run --help` lists them"

@@ -24,7 +24,7 @@ def plan(settings: Settings) -> str:
         lines += _teacher(settings, synth.teacher)
     else:
         lines.append(
-            "          0 tasks by a teacher: set synth.teacher.url, synth.teacher.model, synth.teacher_scenarios"
+            "          0 tasks by a teacher: set synth.teacher.url, .teacher.model and .teacher_scenarios for some"
         )
     return "\n".join(lines)
 
@@ -38,8 +38,8 @@ def _teacher(settings: Settings, teacher: Endpoint) -> list[str]:
     judge = synth.critic.model if isinstance(synth.critic, Endpoint) else "itself" if synth.critic else "nobody"
     lines = [
         f"  {synth.teacher_scenarios:>9,} tasks by {teacher.model} at {teacher.url} ({cost}; its terms of use apply)",
-        f"            {spent.calls:,} calls, {spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} answer tokens "
-        f"if every first attempt is kept, up to 3 times that if none is; judged by {judge}",
+        f"            {spent.calls:,} calls, {spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} answer "
+        f"tokens if every first attempt is kept, up to 3 times that if none is; judged by {judge}",
     ]
     if missing := missing_keys(synth):
         lines.append(f"            LEFT OUT as things are: {', '.join(f'${name}' for name in missing)} is not set")
@@ -53,7 +53,8 @@ def estimated(settings: Settings, teacher: Endpoint, soul: Soul) -> Spending:
     prompts = [teacher_task(settings.seed, number).prompt for number in range(sampled)]
     system = system_prompt(soul.text)
     one = estimate(meter_of(teacher), prompts, system)
-    spent = Spending(*(round(value / sampled * count) for value in one[:3]), one.dollars / sampled * count)
+    calls, prompt, completion = (round(value / sampled * count) for value in one[:3])
+    spent = Spending(calls, prompt, completion, one.dollars / sampled * count)
     if not synth.critic:
         return spent
     judge = synth.critic if isinstance(synth.critic, Endpoint) else teacher
