@@ -23,9 +23,7 @@ def plan(settings: Settings) -> str:
     if synth.teacher is not None and synth.teacher_scenarios:
         lines += _teacher(settings, synth.teacher)
     else:
-        lines.append(
-            "          0 tasks by a teacher: set synth.teacher.url, .teacher.model and .teacher_scenarios for some"
-        )
+        lines.append("          0 tasks by a teacher: set synth.teacher.url, .teacher.model, .teacher_scenarios")
     return "\n".join(lines)
 
 
