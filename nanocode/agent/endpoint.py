@@ -138,7 +138,7 @@ class EndpointPolicy:
         self.system = system_prompt(soul.text)
         self._sleep, self._dice = sleep, dice or random.Random()
         self._slots = BoundedSemaphore(endpoint.concurrency)
-        self._secret = (key if key is not None else os.environ.get(endpoint.key_variable, "")).strip()
+        self._secret = (key if key is not None else os.environ.get(endpoint.key_variable or "", "")).strip()
         if not (self._secret.isascii() and self._secret.isprintable()):
             raise EndpointMisconfigured(f"the key in ${endpoint.key_variable} has characters that no key has: set it")
         self._client = _client(endpoint, self._secret)
@@ -363,7 +363,8 @@ class EndpointPolicy:
     def _status(self, error: "openai.APIStatusError") -> EndpointError:
         """What a status other than 2xx means."""
         status, said = error.status_code, self._clean(error.message.removeprefix(f"Error code: {error.status_code} - "))
-        code, variable = error.code or "", f"${self.endpoint.key_variable}"
+        code, name = error.code or "", self.endpoint.key_variable
+        variable = f"${name}" if name else "the variable that `key_variable` names"
         if code == "context_length_exceeded" or (status == 400 and "context length" in said):
             return _ContextFull(said)
         if code == "insufficient_quota" or status == 402:

@@ -142,8 +142,8 @@ class Endpoint(Section):
     url: str
     """Up to and with the version: `https://api.openai.com/v1`, `http://localhost:8000/v1`."""
     model: str
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key, which is never written anywhere; empty for a server without keys."""
+    key_variable: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the API key, which is never written anywhere; null for a server without keys."""
     prompt_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
     """Price of a million prompt tokens."""
     completion_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)

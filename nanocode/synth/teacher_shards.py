@@ -53,8 +53,8 @@ def endpoints(synth: Synth) -> list[Endpoint]:
 
 def missing_keys(synth: Synth) -> list[str]:
     """The variables that should hold a key and do not."""
-    names = dict.fromkeys(one.key_variable for one in endpoints(synth))
-    return [name for name in names if name and not os.environ.get(name, "").strip()]
+    names = dict.fromkeys(one.key_variable for one in endpoints(synth) if one.key_variable)
+    return [name for name in names if not os.environ.get(name, "").strip()]
 
 
 def paid_folder(synth: Synth, soul: Soul, seed: int) -> str:
