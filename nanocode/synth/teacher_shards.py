@@ -160,9 +160,10 @@ class Lesson:
             return {"gate": self.over, "lines": []}
         try:
             settled = self._settle(task)
-        except SpendingCapReached as error:
+        except SpendingCapReached:
             if not self.over:
-                log.warning("the teacher stops: the spending cap is reached", reason=str(error))
+                dollars = round(self._paid.total().dollars, 4)
+                log.warning("the teacher stops: the next call could pass its cap_dollars, raise it", dollars=dollars)
             self.over = f"{LEFT_OUT}the spending cap"
             return {"gate": self.over, "lines": []}
         except EndpointUnavailable as error:
@@ -220,6 +221,7 @@ def make(
     wanted = shards(synth.teacher_scenarios)
     mine = {name: wanted[name] for name in list(wanted)[worker::of] if not _is_complete(store, name)}
     missing = missing_keys(synth)
+    paid = Paid(paid_store)
     if missing and mine:
         variables = " and ".join(f"${name}" for name in missing)
         log.warning(
@@ -227,11 +229,11 @@ def make(
             reason=f"{variables} is not set: set it and change synth.teacher_scenarios to have its rollouts",
             tasks=sum(map(len, mine.values())),
         )
+        absent = {"gate": f"{LEFT_OUT}{variables} is not set", "lines": []}
         for name, numbers in mine.items():
-            _publish(store, name, ({"gate": f"{LEFT_OUT}{variables} is not set", "lines": []} for _ in numbers))
+            _publish(store, name, (paid.read(teacher_task(seed, number).id) or absent for number in numbers))
     elif mine:
         assert synth.teacher is not None
-        paid = Paid(paid_store)
         own = {teacher_task(seed, number).id for name in list(wanted)[worker::of] for number in wanted[name]}
         before = paid.total(lambda task: task in own or task.startswith(f"rest/{worker}/"))
         total = paid.total()

@@ -208,6 +208,25 @@ def test_without_a_key_the_teacher_is_left_out_and_all_else_is_made(
         assert later.metrics["gates"]["teacher"] == {"scenarios": 4, "kept": 4}  # type: ignore[index,call-overload]
 
 
+def test_what_was_paid_for_is_there_without_the_key_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with teacher(tasks=4) as (_, asked):
+        stage(tmp_path / "run", *asked, digest="a" * 12)
+        monkeypatch.delenv(VARIABLE)
+        _, outcome = stage(tmp_path / "run", *asked, "synth.teacher_scenarios=5", digest="b" * 12)
+    assert outcome is not None
+    gates: Any = outcome.metrics["gates"]
+    assert gates["teacher"] == {"scenarios": 5, "kept": 4, "left out: $OPENAI_API_KEY is not set": 1}
+
+
+def test_a_public_set_that_is_not_there_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = f"synth.public=[{{location: {tmp_path}/absent.jsonl}}]"
+    assert main(["run", "--run-dir", str(tmp_path / "run"), "--set", absent]) == Exit.CONFIGURATION
+    assert "absent.jsonl' is not there: correct it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_server_without_keys_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
     with teacher(tasks=1) as (_, asked):
@@ -226,7 +245,7 @@ def test_the_cap_ends_it_cleanly_and_a_higher_one_goes_on(tmp_path: Path, capsys
         assert left > 0
         assert kept > 0
         assert left + kept == 6
-        assert "the spending cap is reached" in capsys.readouterr().out
+        assert "could pass its cap_dollars" in capsys.readouterr().out
         said: Any = outcome.metrics["teacher"]
         assert 0 < said["dollars"] <= 3
         before = len(server.requests)
