@@ -161,7 +161,7 @@ def _write_index(store: Store, shards: Sequence[int]) -> dict[str, int]:
 
 def _lines(store: Store, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        for line in store.read(f"shards/{shard:05d}.jsonl").decode().splitlines():
+        for line in store.read(f"shards/{shard:05d}.jsonl").decode().split("\n")[:-1]:
             yield json.loads(line)
 
 

@@ -23,7 +23,7 @@ class Writes:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Any]:
         self.asked += requests
-        return [Generated(tuple(self._tokens), self._stopped) for _ in requests]
+        return [Generated(list(self._tokens), self._stopped, prefilled=0) for _ in requests]
 
 
 @pytest.fixture
