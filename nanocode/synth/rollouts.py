@@ -180,7 +180,7 @@ def request_digest(request: str) -> bytes:
 
 def _lines(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
     for name in names:
-        for line in store.read(name).decode().splitlines():
+        for line in store.read(name).decode().split("\n")[:-1]:
             yield json.loads(line)
 
 
