@@ -129,7 +129,7 @@ def hostile(folder: Path) -> RunDirectory:
     ]  # fmt: skip
     suite = runs.suite({HOSTILE: (1, 2)}, {HOSTILE: (1, 2)}, [runs.transcript(HOSTILE, False, *says, reason=HOSTILE)])
     run = runs.begin(folder)
-    runs.finish(run, "synth", {"gates": {HOSTILE: 3}, "soul": f"1. {HOSTILE} [check: look-first]"})
+    runs.finish(run, "synth", {"gates": {"expert": {HOSTILE: 3}}, "soul": f"1. {HOSTILE} [check: look-first]"})
     runs.finish(run, "sft", {"conversations": {HOSTILE: 3}})
     runs.finish(run, "preference", {"pairs": {HOSTILE: 3}})
     runs.finish(run, "agent-eval", {"models": {"sft": {"fresh": suite, HOSTILE: suite}, HOSTILE: {"fresh": suite}}})
@@ -217,8 +217,11 @@ def test_marks_and_whiskers_stay_on_the_scale() -> None:
 
 
 def test_gates_read_from_what_came_in_to_what_is_left() -> None:
-    gates = SynthFacts.read({"gates": {"kept": 1, "b": 2, "a": 3, "scenarios": 9}}).gates_in_order
+    gates = SynthFacts.read({"gates": {"expert": {"kept": 1, "b": 2, "a": 3, "scenarios": 9}}}).gates_in_order
     assert list(gates) == ["scenarios", "a", "b", "kept"]
+    several = SynthFacts.read({"gates": {"expert": {"kept": 1}, "public": {"kept": 2}, "teacher": {}}})
+    assert list(several.gates_in_order) == ["expert: kept", "public: kept"]
+    assert several.total("kept") == 3 and several.total("pairs") is None
 
 
 @pytest.mark.parametrize(("old", "new", "shown"), [
