@@ -11,8 +11,8 @@ from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.agent.soul import read_soul
 from nanocode.storage.objects import open_store
 from nanocode.synth import rollouts
-from nanocode.synth.rollouts import attempt, build, read_pairs, read_rollouts
-from nanocode.tasks.families import TRAINED, TRANSFER, scenario
+from nanocode.synth.rollouts import attempt, make_shards, read_pairs, read_rollouts, write_index
+from nanocode.tasks.families import CYCLE, TRAINED, TRANSFER, scenario, training_scenario
 from nanocode.tasks.task import Check, Scenario, Task
 
 pytestmark = pytest.mark.skipif(best_grade() is Grade.NONE, reason="commands run only where something holds them")
@@ -21,7 +21,10 @@ SCENARIOS, PER_SHARD = 36, 10
 
 
 def made(folder: Path, worker: int = 0, of: int = 1, workers: int = 1, seed: int = 5) -> dict[str, int] | None:
-    return build(open_store(folder), SOUL, SCENARIOS, seed, PER_SHARD, workers, worker, of, lambda done, total: None)
+    """What a worker does; the gates, on worker 0."""
+    store = open_store(folder)
+    names = make_shards(store, SOUL, SCENARIOS, seed, PER_SHARD, workers, worker, of, lambda done, total: None)
+    return write_index(store, {"expert": names})["expert"] if worker == 0 else None
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -49,7 +52,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def test_every_scenario_is_kept_or_counted_at_its_gate(whole: Path) -> None:
-    gates = json.loads((whole / "index.json").read_text())["gates"]
+    gates = json.loads((whole / "index.json").read_text())["gates"]["expert"]
     fell = sum(count for gate, count in gates.items() if gate in ("check failed", "expert at a loss", "duplicate"))
     assert gates["scenarios"] == SCENARIOS == gates["kept"] + fell
     assert gates["kept"] == len(list(read_rollouts(open_store(whole))))
@@ -67,9 +70,8 @@ def test_each_shard_accounts_for_its_own_scenarios(whole: Path) -> None:
 def test_rollouts_come_from_the_training_families_in_turn(whole: Path) -> None:
     found = list(read_rollouts(open_store(whole)))
     families = Counter(family for family, _ in found)
-    assert set(families) == set(TRAINED)
-    assert not set(families) & set(TRANSFER)
-    assert max(families.values()) - min(families.values()) <= 1
+    assert families == Counter(CYCLE * (SCENARIOS // len(CYCLE)))
+    assert set(families) == set(TRAINED) and not set(families) & set(TRANSFER)
     for _, messages in found:
         assert isinstance(messages[0], User) and isinstance(messages[-1], Step) and messages[-1].call is None
         assert SOUL.broken(messages) == ()
@@ -111,25 +113,23 @@ def test_processes_make_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytes
 
 
 def test_another_seed_gives_other_scenarios(whole: Path) -> None:
-    other = scenario(TRAINED[0], "train-6", 0).task
+    other = training_scenario("train-6", 0).task
     assert other.prompt not in {messages[0].text for _, messages in read_rollouts(open_store(whole))}  # type: ignore[union-attr]
 
 
 def test_progress_counts_what_was_there_and_ends_at_all(whole: Path) -> None:
     shown: list[tuple[float, float]] = []
-    build(open_store(whole), SOUL, SCENARIOS, 5, PER_SHARD, 1, 0, 1, lambda done, total: shown.append((done, total)))
+    store = open_store(whole)
+    make_shards(store, SOUL, SCENARIOS, 5, PER_SHARD, 1, 0, 1, lambda done, total: shown.append((done, total)))
     assert shown == [(SCENARIOS, SCENARIOS)]
 
 
 def test_equal_conversations_are_one_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    twice = {number: number // 2 for number in range(1000)}
-    real = scenario
+    def repeating(stream: str, number: int) -> Scenario:
+        one = training_scenario(stream, number % (SCENARIOS // 2))
+        return Scenario(one.task.model_copy(update={"id": f"{stream}/{number}"}), one.script)
 
-    def repeating(family: str, stream: str, number: int) -> Scenario:
-        one = real(family, stream, twice[number])
-        return Scenario(one.task.model_copy(update={"id": f"{stream}/{family}/{number}"}), one.script)
-
-    monkeypatch.setattr(rollouts, "scenario", repeating)
+    monkeypatch.setattr(rollouts, "training_scenario", repeating)
     monkeypatch.setattr(rollouts, "FLAWED_SHARE", 0.0)
     gates = made(tmp_path)
     assert gates is not None
@@ -153,5 +153,7 @@ def test_any_text_of_a_line_comes_back(tmp_path: Path) -> None:
     store, text = open_store(tmp_path), "one\u2028two\x85three\x1c"
     line = {"kind": "rollout", "id": "x", "family": "find", "messages": [{"user": text}, {"assistant": text}]}
     store.write("shards/00000.jsonl", (json.dumps(line, ensure_ascii=False) + "\n").encode())
-    store.write("index.json", json.dumps({"shards": [0], "gates": {}, "repeated": []}).encode())
+    store.write(
+        "index.json", json.dumps({"shards": {"expert": ["shards/00000.jsonl"]}, "gates": {}, "repeated": []}).encode()
+    )
     assert list(read_rollouts(store)) == [("find", from_json(line["messages"]))]  # type: ignore[arg-type]
