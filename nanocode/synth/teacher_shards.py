@@ -27,7 +27,7 @@ from nanocode.agent.spending import CostMeter, Spending, SpendingCapReached
 from nanocode.config.settings import Endpoint, Synth
 from nanocode.storage.objects import Store
 from nanocode.synth.teacher import Critic, attempt
-from nanocode.tasks.families import TRAINED, scenario
+from nanocode.tasks.families import training_scenario
 from nanocode.tasks.task import Task
 from nanocode.text.sources import SourceUnavailable
 
@@ -43,7 +43,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 def teacher_task(seed: int, number: int) -> Task:
     """One of the teacher's tasks: of a training family, and none of the expert's."""
-    return scenario(TRAINED[number % len(TRAINED)], f"{STREAM}-{seed}", number // len(TRAINED)).task
+    return training_scenario(f"{STREAM}-{seed}", number).task
 
 
 def endpoints(synth: Synth) -> list[Endpoint]:
@@ -311,5 +311,5 @@ def _publish(store: Store, name: str, settled: Iterator[dict[str, Any]]) -> None
 def _is_complete(store: Store, name: str) -> bool:
     if not store.exists(name):
         return False
-    gates = json.loads(store.read(name).decode().splitlines()[-1])
+    gates = json.loads(store.read(name).decode().split("\n")[-2])
     return not any(gate.startswith(LEFT_OUT) for gate in gates)

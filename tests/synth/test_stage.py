@@ -22,7 +22,7 @@ from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.storage.objects import open_store
 from nanocode.synth import public_shards, rollouts, teacher_shards
 from nanocode.synth.expert import Expert
-from nanocode.tasks.families import TRAINED, scenario
+from nanocode.tasks.families import training_scenario
 from nanocode.text.sources import SourceUnavailable
 from nanocode.train.preemption import Preempted
 from tests.synth.server import Answer, Server, completion, failing, serving
@@ -59,7 +59,7 @@ def expert_answer(request: dict[str, Any]) -> Answer:
     return completion(message["content"], **{key: message[key] for key in ("tool_calls",) if key in message})
 
 
-WORK = [scenario(TRAINED[n % len(TRAINED)], "teacher-0", n // len(TRAINED)) for n in range(120)]
+WORK = [training_scenario("teacher-0", number) for number in range(40)]
 
 
 class Leaving:
