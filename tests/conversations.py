@@ -6,7 +6,20 @@ from nanocode.agent.conversation import Message, Result, Step, User
 from nanocode.agent.tools import Call
 from nanocode.text.tokenizer import Tokenizer, train
 
-WORDS = ("def", "total", "return", "price", "the file", "<|assistant_start|>", "<|bos|>", "_", "é", "42", "\n    ", "x += 1")
+WORDS = (
+    "def",
+    "total",
+    "return",
+    "price",
+    "the file",
+    "<|assistant_start|>",
+    "<|bos|>",
+    "_",
+    "é",
+    "42",
+    "\n    ",
+    "x += 1",
+)
 TOKENIZER: Tokenizer = train([f"def {word}(x):\n    return {word} + 42\n" for word in WORDS] * 3, 320, 1, True)
 
 

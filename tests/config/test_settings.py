@@ -47,7 +47,10 @@ def test_a_tilde_is_the_home_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch)
         ),
         ("pretrain.accumulate=3", "pretrain.accumulate 3 does not divide the 8 rows of a batch"),
         ("sft.batch_tokens=500", "sft.batch_tokens 500 is not a multiple of model.context 384: set it to 384"),
-        ("preference.accumulate=16", "preference.batch_tokens 6144 gives 1 rows at a time, which are no pairs: set it to 12288"),
+        (
+            "preference.accumulate=16",
+            "preference.batch_tokens 6144 gives 1 rows at a time, which are no pairs: set it to 12288",
+        ),
         ("corpus.validation_share=0.7", "corpus.validation_share = 0.7"),
         ("model.rope_share=0.3", "rope_share 0.3 of head width 64"),
         ("seed", "has no value: write --set section.key=value"),

@@ -1,7 +1,6 @@
 """The held-out loss of conversations: only what the agent wrote counts."""
 
 from math import log
-from pathlib import Path
 
 import jax
 import numpy as np

@@ -12,7 +12,11 @@ from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import LocalStore
 
-DIGEST = {"tokenizer": "aa" * 16, "corpus": "bb" * 16, "pretrain": "cc" * 16, "base-eval": "dd" * 16}
+AGENT_STAGES = ("synth", "sft", "preference", "agent-eval")
+DIGEST = {
+    "tokenizer": "aa" * 16, "corpus": "bb" * 16, "pretrain": "cc" * 16, "base-eval": "dd" * 16,
+    **{stage: f"e{number}" * 16 for number, stage in enumerate(AGENT_STAGES)},
+}  # fmt: skip
 STEPS = 700
 BATCH_TOKENS = 3072
 STARTED = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
@@ -128,6 +132,8 @@ def finished(folder: Path) -> RunDirectory:
     train(run, 351, STEPS)
     finish(run, "pretrain", started=STARTED, ended=STARTED + timedelta(minutes=3))
     finish(run, "base-eval")
+    for stage in AGENT_STAGES:
+        finish(run, stage, {})
     return run
 
 

@@ -52,7 +52,9 @@ def test_select_puts_stages_in_order_once() -> None:
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'train'.*tokenizer, corpus, pretrain, base-eval, synth, sft, preference, agent-eval, report"):
+    with pytest.raises(
+        UsageError, match=r"'train'.*tokenizer, corpus, pretrain, base-eval, synth, sft, preference, agent-eval, report"
+    ):
         select(["tokenizer", "train"])
 
 
