@@ -96,7 +96,7 @@ def begin(run: Path, sources: Path, *settings: str) -> list[str]:
 def nanocode(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """The command line as a user types it."""
     command = [sys.executable, "-m", "jobs.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=900)
 
 
 def job(stage: str, run: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
