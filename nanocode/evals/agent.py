@@ -3,6 +3,7 @@
 Intervals are Wilson's (1927) at 95%; pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374).
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from math import comb, sqrt
 from typing import Any
@@ -62,7 +63,9 @@ def evaluate(policy: Policy, tasks: Sequence[Task], soul: Soul, unsafe_bash: boo
 
 def _result(one: Attempt, soul: Soul) -> TaskResult:
     steps = [message for message in one.messages if isinstance(message, Step)]
-    values = to_json(one.messages)
+    # A model can write bytes that are no UTF-8, which JSON has no place for: in transcripts they become U+FFFD.
+    text = json.dumps(to_json(one.messages), ensure_ascii=False)
+    values = json.loads(text.encode(errors="surrogateescape").decode(errors="replace"))
     return TaskResult(
         id=one.task.id,
         family=one.task.family,

@@ -73,3 +73,23 @@ def test_bad_input_is_refused() -> None:
         list(pack([[1, 0, 2]], 8, BOS))
     with pytest.raises(ValueError, match="context 0"):
         list(pack([[1]], 0, BOS))
+
+
+@given(lengths=st.lists(st.integers(0, 24), max_size=40), context=st.integers(24, 60), buffer=st.integers(1, 9))
+def test_whole_documents_are_never_cut_and_each_is_there_once(lengths: list[int], context: int, buffer: int) -> None:
+    documents = [tuple(range(1 + 100 * n, 1 + 100 * n + length)) for n, length in enumerate(lengths)]
+    found = []
+    for row in pack(documents, context, BOS, buffer, whole=True):
+        assert len(row) == context + 1 and row[0] == BOS
+        starts = np.flatnonzero(row == BOS)
+        found += [tuple(row[a + 1 : b].tolist()) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)]
+    assert sorted(one for one in found if one) == sorted(one for one in documents if one)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_conversations_as_long_as_the_demos_fill_95_percent(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    lengths = np.clip(dice.gamma(4.0, 150 / 4.0, 8000).astype(int), 40, 383)
+    assert lengths.mean() == pytest.approx(150, abs=5)
+    rows = np.stack(list(pack([np.ones(n, np.uint32) for n in lengths], 384, BOS, 2000, whole=True)))
+    assert waste(rows, BOS) < 0.05

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.gcs import gcs_url  # noqa: F401  (a fixture)
-from tests.jobs.runs import begin, nanocode, write_sources
+from tests.jobs.runs import AGENT, BASE, begin, nanocode, write_sources
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,25 @@ def run(prepared: Path, tmp_path: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     """The same run, trained without any interruption, evaluated and reported."""
     run = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "run"))
-    done = nanocode("run", "--run-dir", str(run))
+    done = nanocode("run", "--run-dir", str(run), "--stages", BASE)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return run
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which what one process compiled, the next one loads: most of a tiny stage's time."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory: pytest.TempPathFactory, sources: Path, compiled: dict[str, str]) -> Path:
+    """Another run, through every stage there is, without any interruption."""
+    run = tmp_path_factory.mktemp("agent") / "run"
+    done = nanocode(*begin(run, sources, *AGENT), **compiled)
     assert done.returncode == 0, done.stderr + done.stdout
     return run
 
@@ -48,5 +66,5 @@ def free_port() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs a trained or a prepared run takes seconds."""
     for item in items:
-        if {"prepared", "trained"} & set(getattr(item, "fixturenames", ())):
+        if {"prepared", "trained", "agent"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -27,6 +27,34 @@ TINY = (
     "pretrain.eval_rows=4",
     "pretrain.checkpoint_minutes=0.003",
 )
+BASE = "tokenizer,corpus,pretrain,base-eval,report"
+"""The stages of a base model: what most tests of the jobs need."""
+AGENT = (
+    "model.layers=1",
+    "model.context=384",
+    "model.vocab_size=400",
+    "tokenizer.rollouts=100",
+    "pretrain.batch_tokens=1536",
+    "pretrain.steps=20",
+    "pretrain.copy_share=0.2",
+    "synth.scenarios=120",
+    "synth.shard_scenarios=20",
+    "synth.workers=1",
+    "sft.batch_tokens=1536",
+    "sft.steps=40",
+    "sft.eval_steps=20",
+    "sft.eval_rows=4",
+    "sft.checkpoint_minutes=0.002",
+    "preference.batch_tokens=1536",
+    "preference.steps=20",
+    "preference.tasks=44",
+    "preference.samples=2",
+    "preference.eval_steps=10",
+    "preference.eval_rows=4",
+    "preference.checkpoint_minutes=0.002",
+    "agent_eval.instances=1",
+)
+"""On top of `TINY`: a run through every stage, whose model has room for conversations and no time to learn any."""
 MODULES = (
     "argparse",
     "ast",
@@ -68,7 +96,7 @@ def begin(run: Path, sources: Path, *settings: str) -> list[str]:
 def nanocode(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """The command line as a user types it."""
     command = [sys.executable, "-m", "jobs.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment() | more, check=False, timeout=900)
 
 
 def job(stage: str, run: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:

@@ -33,7 +33,9 @@ def test_every_stage_comes_after_those_it_reads() -> None:
 
 
 def test_downstream_is_what_becomes_stale() -> None:
-    assert downstream("corpus") == ("pretrain", "base-eval", "report")
+    assert downstream("corpus") == ("pretrain", "base-eval", "sft", "preference", "agent-eval", "report")
+    assert downstream("synth") == ("sft", "preference", "agent-eval", "report")
+    assert downstream("base-eval") == ("report",)
     assert downstream("report") == ()
 
 
@@ -50,7 +52,9 @@ def test_select_puts_stages_in_order_once() -> None:
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'train'.*tokenizer, corpus, pretrain, base-eval, report"):
+    with pytest.raises(
+        UsageError, match=r"'train'.*tokenizer, corpus, pretrain, base-eval, synth, sft, preference, agent-eval, report"
+    ):
         select(["tokenizer", "train"])
 
 

@@ -21,4 +21,4 @@ def test_only_training_insists_on_its_mesh_and_its_batch(setting: str, fsdp: int
     setup = make_setup(settings)
     assert setup.mesh.shape == {"data": jax.device_count() // fsdp, "fsdp": fsdp, "tensor": 1}
     with pytest.raises(ConfigurationError, match=told):
-        make_trainer(settings)
+        make_trainer(settings, settings.pretrain, settings.pretrain_steps)
