@@ -4,7 +4,10 @@ Ranks are never promoted silently. Strict dtype promotion is not on: optax's bia
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Time is no property of what is tested: the first text costs a second, and so does a machine that has other work.
@@ -15,3 +18,10 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 for _name in [name for name in os.environ if name.startswith("NANOCODE_")]:
     del os.environ[_name]
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_another_test() -> Iterator[None]:
+    """A command sets up its log for the streams of its process; those that a test captures are closed after it."""
+    yield
+    structlog.reset_defaults()

@@ -23,8 +23,7 @@ SOULS = pytest.mark.parametrize("soul", [OURS, ASKING, ACTING, SMALL], ids=["our
 @SOULS
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_expert_passes_and_keeps_whatever_soul_it_is_given(family: str, soul: Soul) -> None:
-    for number in range(2):
-        assert soul.broken(solved(scenario(family, "souls", number), soul)) == ()
+    assert soul.broken(solved(scenario(family, "souls", 0), soul)) == ()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ from nanocode.tasks.task import Check, Scenario, Task
 
 pytestmark = pytest.mark.skipif(best_grade() is Grade.NONE, reason="commands run only where something holds them")
 SOUL = read_soul(None)
-SCENARIOS, PER_SHARD = 36, 10
+SCENARIOS, PER_SHARD = 23, 6
 
 
 def made(folder: Path, worker: int = 0, of: int = 1, workers: int = 1, seed: int = 5) -> dict[str, int] | None:
@@ -64,7 +64,7 @@ def test_each_shard_accounts_for_its_own_scenarios(whole: Path) -> None:
     shards = sorted(whole.glob("shards/*.jsonl"))
     last = [json.loads(shard.read_text().splitlines()[-1]) for shard in shards]
     assert [one["kind"] for one in last] == ["gates"] * 4
-    assert [one["scenarios"] for one in last] == [10, 10, 10, 6]
+    assert [one["scenarios"] for one in last] == [6, 6, 6, 5]
 
 
 def test_rollouts_come_from_the_training_families_in_turn(whole: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanocode.agent.conversation import Message, Result, Step, User
-from nanocode.agent.sandbox import Grade, available_grades
+from nanocode.agent.sandbox import Grade, available_grades, best_grade
 from nanocode.agent.tools import REJECTED
 from nanocode.agent.workspace import Workspace
 from nanocode.tasks.playing import SANDBOX
@@ -19,6 +19,7 @@ GRADES = pytest.mark.parametrize(
         for grade in (Grade.NAMESPACES, Grade.LANDLOCK)
     ],
 )
+needs_sandbox = pytest.mark.skipif(best_grade() is Grade.NONE, reason="commands run only where something holds them")
 DONE: list[Message] = [User("Do it."), Step("Done.")]
 WANTS_TWO = "import runpy\nassert runpy.run_path('two.py')['two']() == 2\n"
 
@@ -50,10 +51,10 @@ LEAVING = {
 }
 
 
-@GRADES
+@needs_sandbox
 @pytest.mark.parametrize("text", LEAVING.values(), ids=LEAVING)
-def test_code_that_does_not_let_the_program_end_fails(tmp_path: Path, grade: Grade, text: str) -> None:
-    assert not judged(tmp_path, Check(python=WANTS_TWO), {"two.py": text}, grade).passed
+def test_code_that_does_not_let_the_program_end_fails(tmp_path: Path, text: str) -> None:
+    assert not judged(tmp_path, Check(python=WANTS_TWO), {"two.py": text}).passed
 
 
 SHADOWS = [
@@ -74,13 +75,11 @@ SHADOWS = [
 ]
 
 
-@GRADES
+@needs_sandbox
 @pytest.mark.parametrize("name", SHADOWS)
-def test_no_file_of_the_workspace_stands_in_for_the_program_or_its_modules(
-    tmp_path: Path, grade: Grade, name: str
-) -> None:
+def test_no_file_of_the_workspace_stands_in_for_the_program_or_its_modules(tmp_path: Path, name: str) -> None:
     forged = "import os\nrun_path = lambda path: {'two': lambda: 2}\nos._exit(0)\n"
-    verdict = judged(tmp_path, Check(python=WANTS_TWO), {"two.py": "def two():\n    return 3\n", name: forged}, grade)
+    verdict = judged(tmp_path, Check(python=WANTS_TWO), {"two.py": "def two():\n    return 3\n", name: forged})
     assert not verdict.passed
     assert "AssertionError" in verdict.reason
 
@@ -104,6 +103,7 @@ def test_an_endless_program_fails_in_time(tmp_path: Path, grade: Grade) -> None:
     assert verdict == Verdict(False, "the check says it takes too long")
 
 
+@needs_sandbox
 def test_a_program_may_hold_anything_that_a_shell_would_read_otherwise(tmp_path: Path) -> None:
     check = Check(
         python="text = '''$HOME `id` \\\\ \"é\"\nEOF\n'''\nassert text[0] == '$' and text[-5:] == '\\nEOF\\n'"
@@ -111,6 +111,7 @@ def test_a_program_may_hold_anything_that_a_shell_would_read_otherwise(tmp_path:
     assert judged(tmp_path, check, {}).passed
 
 
+@needs_sandbox
 def test_the_restored_files_are_put_back_before_the_program_runs(tmp_path: Path) -> None:
     check = Check(python="import hidden\nassert hidden.right", restored=("hidden.py",))
     assert judged(tmp_path, check, {"hidden.py": "right = 0"}, files={"hidden.py": "right = 1"}).passed
