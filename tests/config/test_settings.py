@@ -81,7 +81,6 @@ def test_an_unknown_variable_and_a_file_that_cannot_be_read_are_refused(tmp_path
         ("pretrain.checkpoint_minutes=9", []),
         ("corpus.workers=3", []),
         ("budget.dollars=5", []),
-        ("synth.scenarios=9", ["synth"]),
         ("synth.teacher={url: 'http://a/v1', model: m}", ["synth"]),
         ("synth.public=[{location: a}]", ["synth"]),
         ("pretrain.steps=9", ["pretrain"]),
