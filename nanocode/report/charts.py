@@ -114,6 +114,38 @@ def small(curves: Curves) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
+def fine_tuning(curves: Curves) -> tuple[Chart, ...]:
+    """Loss of what is trained on, and of held-out conversations."""
+    held_out = [(one.x, one.validation) for one in curves.evaluations if one.validation is not None]
+    charts = [_loss(curves, "Fine-tuning loss", "nats per token, most weight on what the agent wrote")]
+    if held_out:
+        series = Series([x for x, _ in held_out], [y for _, y in held_out])
+        note = "nats per token that the agent wrote, in conversations it was not trained on"
+        charts.append(_one_line(curves, "Held-out loss", note, series, dots=len(series) <= 40))
+    return tuple(chart for chart in charts if chart)
+
+
+def preference(curves: Curves) -> tuple[Chart, ...]:
+    """What the preference stage says of its pairs, step by step."""
+    rows: list[tuple[str, str, Series]] = [
+        ("Preference loss", "mean over pairs", curves.loss),
+        ("Margin", "nats, chosen over rejected", curves.margin),
+        ("Accuracy", "share of pairs with a margin above 0", curves.accuracy),
+        ("Gain of the chosen", "nats, against before the stage", curves.chosen_gain),
+    ]
+    return tuple(_one_line(curves, title, note, series) for title, note, series in rows if series)
+
+
+def _one_line(curves: Curves, title: str, note: str, series: Series, dots: bool = False) -> Chart:
+    """One smoothed series from its lowest to its highest value, 0 included."""
+    smoothed = Series(series.x, smooth(series.y, len(series) // SMOOTHING))
+    low, high = min(0.0, *smoothed.y), max(0.0, *smoothed.y)
+    frame = Frame(curves, low, high if high > low else low + 1, x_ticks=3, y_ticks=4)
+    line = frame.line("main", means(smoothed, 180), dots)
+    legend = (Legend("main", "in the end", words.number(smoothed.y[-1], 3)),)
+    return frame.chart(title, note, (line,), legend, _shortened(lambda y: f"{y:.3g}"))
+
+
 def comparisons(ours: ByKind, xz: ByKind) -> tuple[Comparison, ...]:
     """Bits per byte of the model beside `xz -9e`, per kind of text: shorter is better."""
     known = [value for value in (ours.code, ours.english, xz.code, xz.english) if value]
@@ -197,7 +229,7 @@ class Frame:
         return min(2.0, max(-1.0, 1 - (y - self.low) / (self.high - self.low)))
 
 
-def _loss(curves: Curves) -> Chart | None:
+def _loss(curves: Curves, title: str = "Training loss", note: str = "nats per token") -> Chart | None:
     if not curves.loss:
         return None
     smoothed = Series(curves.loss.x, smooth(curves.loss.y, len(curves.loss) // SMOOTHING))
@@ -211,7 +243,7 @@ def _loss(curves: Curves) -> Chart | None:
     )
     step = max(frame.y_values[1] - frame.y_values[0], 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return frame.chart("Training loss", f"nats per token, by {curves.x_unit}", lines, legend, _decimals(digits))
+    return frame.chart(title, f"{note}, by {curves.x_unit}", lines, legend, _decimals(digits))
 
 
 def _bits_per_byte(curves: Curves, xz: ByKind) -> Chart | None:

@@ -1,4 +1,4 @@
-"""Pretrain's metrics as one history, that of the weights, and series small enough to draw.
+"""A training stage's metrics as one history, that of the weights, and series small enough to draw.
 
 The attempt that made the weights began at a checkpoint, which an earlier attempt made: of that one the steps before
 count, and so on back to step 0. No step counts twice; abandoned attempts, and those at another input digest, stay out.
@@ -13,7 +13,6 @@ from nanocode.report.facts import ByKind, Record, Sample, Seconds, record
 from nanocode.run.directory import RunDirectory
 from nanocode.run.segments import read_segments
 
-STAGE = "pretrain"
 KINDS = ("step", "time", "eval", "samples")
 # Points per drawn line: two to three per pixel-wide bucket of a chart on a large screen add nothing to see.
 DRAWN_POINTS = 360
@@ -33,6 +32,8 @@ class Evaluation:
     step: float
     x: float
     bits_per_byte: ByKind
+    validation: float | None = None
+    """Nats per token of what the agent wrote in held-out conversations."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Curves:
     learning_rate: Series = field(default_factory=Series)
     tokens_per_second: Series = field(default_factory=Series)
     mfu: Series = field(default_factory=Series)
+    margin: Series = field(default_factory=Series)
+    accuracy: Series = field(default_factory=Series)
+    chosen_gain: Series = field(default_factory=Series)
     evaluations: list[Evaluation] = field(default_factory=list)
     samples: list[Samples] = field(default_factory=list)
     restarts: list[Restart] = field(default_factory=list)
@@ -86,17 +90,17 @@ class Attempt:
         self.written = max(one.time or 0.0 for one in self.records)
 
 
-def read(run: RunDirectory, digest: str | None, attempt: int | None = None) -> Curves:
-    """The history of the weights that `attempt` made; without it of those that the attempt which wrote last makes.
+def read(run: RunDirectory, stage: str, digest: str | None, attempt: int | None = None) -> Curves:
+    """The history of the weights that an attempt made; without one of those that the attempt which wrote last makes.
 
     Only attempts at `digest` count, unless it is None.
     """
-    claims = {claim.attempt: claim.input_digest for claim in run.attempts(STAGE)}
+    claims = {claim.attempt: claim.input_digest for claim in run.attempts(stage)}
     attempts: list[Attempt] = []
-    for number in sorted(int(n) for n in run.store.children(f"{STAGE}/attempts") if n.isascii() and n.isdecimal()):
+    for number in sorted(int(n) for n in run.store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal()):
         if digest is not None and claims.get(number, digest) != digest:
             continue
-        records = map(record, read_segments(run.store, STAGE, "metrics", number))
+        records = map(record, read_segments(run.store, stage, "metrics", number))
         if kept := [one for one in records if one.step is not None and one.kind in KINDS]:
             attempts.append(Attempt(number, kept))
     by_kind: dict[str, dict[float, Record]] = {kind: {} for kind in KINDS}
@@ -130,13 +134,16 @@ def lineage(attempts: list[Attempt], number: int | None) -> list[Attempt]:
 def _curves(records: dict[str, list[Record]], begins: list[tuple[int, float]]) -> Curves:
     steps, times = records["step"], records["time"]
     in_tokens = bool(steps) and all(one.tokens is not None for one in steps)
-    tokens_at = {one.step: one.tokens for one in steps}
-    # Tokens grow by the same number at every step, so one known step places all others.
-    per_step = steps[-1].tokens / steps[-1].step if in_tokens and steps[-1].tokens and steps[-1].step else None
+    # Tokens grow by the same number at every step: two known steps place every record that does not say its own.
+    first, last = (steps[0], steps[-1]) if in_tokens else (Record(), Record())
+    span = (last.step or 0.0) - (first.step or 0.0)
+    per_step = ((last.tokens or 0.0) - (first.tokens or 0.0)) / span if span else last.tokens or 0.0
 
     def x(one: Record) -> float:
         step = one.step or 0.0
-        return (tokens_at.get(step) or step * (per_step or 0.0)) if in_tokens else step
+        if not in_tokens:
+            return step
+        return one.tokens if one.tokens is not None else step * per_step
 
     def series(of: list[Record], value: Callable[[Record], float | None]) -> Series:
         points = [(x(one), found) for one in of if (found := value(one)) is not None]
@@ -149,7 +156,10 @@ def _curves(records: dict[str, list[Record]], begins: list[tuple[int, float]]) -
         learning_rate=series(steps, lambda one: one.learning_rate),
         tokens_per_second=series(times, lambda one: one.tokens_per_second),
         mfu=series(times, lambda one: one.mfu),
-        evaluations=[Evaluation(one.step or 0.0, x(one), one.bits_per_byte) for one in records["eval"]],
+        margin=series(steps, lambda one: one.margin),
+        accuracy=series(steps, lambda one: one.accuracy),
+        chosen_gain=series(steps, lambda one: one.chosen_gain),
+        evaluations=[Evaluation(one.step or 0.0, x(one), one.bits_per_byte, one.validation) for one in records["eval"]],
         samples=[Samples(one.step or 0.0, x(one) if in_tokens else None, one.samples) for one in records["samples"]],
         restarts=[Restart(attempt, step, x(Record(step=step))) for attempt, step in begins[1:]],
         seconds=Seconds(

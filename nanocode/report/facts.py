@@ -21,20 +21,22 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cleaned(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
+    """A text without what a browser or terminal could trip over; anything else as it is."""
     return clean(value) if isinstance(value, str) else value
 
 
 def _clean_keys(value: Any) -> Any:
-    return {_cleaned(key): one for key, one in value.items()} if isinstance(value, dict) else value
+    return {cleaned(key): one for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def _usable(value: Any) -> Any:
+def usable(value: Any) -> Any:
+    """A list without what is no table."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else value
 
 
 Number = Annotated[float | None, BeforeValidator(_finite)]
-Text = Annotated[str, BeforeValidator(_cleaned)]
+Text = Annotated[str, BeforeValidator(cleaned)]
 
 
 class Lenient(BaseModel):
@@ -110,7 +112,7 @@ class CorpusFacts(Lenient):
     seconds: Number = None
     valid: Validation = Validation()
     held_out: list[Text] = []
-    sources: Annotated[list[SourceFacts], BeforeValidator(_usable)] = []
+    sources: Annotated[list[SourceFacts], BeforeValidator(usable)] = []
 
     @property
     def drop_reasons(self) -> list[str]:
@@ -141,7 +143,9 @@ class Seconds(Lenient):
         return sum(max(0.0, value or 0.0) for value in self.model_dump().values())
 
 
-class PretrainFacts(Lenient):
+class TrainingFacts(Lenient):
+    """What every stage that trains says."""
+
     steps: Number = None
     parameters: Number = None
     tokens: Number = None
@@ -186,7 +190,7 @@ class Sample(Lenient):
 
 
 class Record(Lenient):
-    """One line of pretrain's metrics, of any kind."""
+    """One line of a training stage's metrics, of any kind."""
 
     kind: Text = ""
     time: Number = None
@@ -202,7 +206,11 @@ class Record(Lenient):
     tokens_per_second: Number = None
     mfu: Number = None
     bits_per_byte: ByKind = ByKind()
-    samples: Annotated[list[Sample], BeforeValidator(_usable)] = []
+    validation: Number = None
+    margin: Number = None
+    accuracy: Number = None
+    chosen_gain: Number = None
+    samples: Annotated[list[Sample], BeforeValidator(usable)] = []
 
 
 def record(values: dict[str, Any]) -> Record:

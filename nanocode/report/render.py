@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from nanocode.report import charts, words
+from nanocode.report import agent, agent_charts, charts, transcripts, words
 from nanocode.report.curves import Samples
 from nanocode.report.report import Report
 from nanocode.report.verdict import explain, figures, measured, two_measures, verdict
@@ -19,11 +19,13 @@ from nanocode.report.verdict import explain, figures, measured, two_measures, ve
 # A sample is there for a look, not as an archive: the run directory keeps all of it.
 SAMPLE_CHARACTERS = 1200
 SAMPLE_PROMPTS = 6
+# Successes, and failures, of each family: of the last model, and of each model before it.
+TRANSCRIPTS, EARLIER_TRANSCRIPTS = 2, 1
 # Rows of the Markdown table that stands in for the curves.
 TABLE_ROWS = 10
 FILTERS = (
     words.number, words.count, words.quantity, words.size, words.rate, words.share, words.duration, words.dollars,
-    words.listing,
+    words.listing, agent.interval,
 )  # fmt: skip
 
 
@@ -101,7 +103,50 @@ def _context(report: Report) -> dict[str, Any]:
         "moments": moments,
         "pairs": sample_pairs(moments),
         "shares": report.corpus.shares(),
+        **_agent_context(report),
     }
+
+
+def _agent_context(report: Report) -> dict[str, Any]:
+    facts = report.agent_eval
+    scores = agent.scores(facts)
+    adherence = agent.adherence(report)
+    trained = report.sft_curves.evaluations
+    before = trained[0].bits_per_byte if trained else report.pretrain.bits_per_byte
+    return {
+        "scores": scores,
+        "baselines": agent.baselines(facts),
+        "score_rows": agent_charts.rows(scores),
+        "effects": agent.effects(facts),
+        "suites": agent.suite_scores(facts),
+        "transfer": agent.transfer(facts),
+        "adherence": adherence,
+        "adherence_verdict": agent.adherence_verdict(adherence),
+        "speed": _ratio(report.sft.tokens_per_second, report.pretrain.tokens_per_second),
+        "sft_charts": charts.fine_tuning(report.sft_curves),
+        "sft_drift": agent.drift(before, report.sft.bits_per_byte),
+        "preference_charts": charts.preference(report.preference_curves),
+        "preference_drift": agent.drift(report.preference.bits_per_byte_before, report.preference.bits_per_byte),
+        "transcripts": _transcripts(report),
+    }
+
+
+def _transcripts(report: Report) -> list[tuple[str, tuple[transcripts.Family, ...]]]:
+    """By model and suite: the last model on what compares models and on what it never trained on, then the others."""
+    facts, last = report.agent_eval, agent.last_model(report.agent_eval)
+    found: list[tuple[str, tuple[transcripts.Family, ...]]] = []
+    for stage in reversed(agent.MODELS):
+        for suite in (agent.FRESH, agent.TRANSFER) if stage == last else (agent.FRESH,):
+            each = TRANSCRIPTS if stage == last else EARLIER_TRANSCRIPTS
+            title = f"The model {agent.MODELS[stage]}" if stage == "preference" else f"The {agent.MODELS[stage]} model"
+            title += ", on families it was never trained on" if suite == agent.TRANSFER else ""
+            if families := transcripts.families(facts.suite(stage, suite), each):
+                found.append((title, families))
+    return found
+
+
+def _ratio(value: float | None, of: float | None) -> float | None:
+    return value / of if value is not None and of else None
 
 
 def _environment(autoescape: bool) -> Environment:

@@ -14,8 +14,9 @@ import yaml
 
 from nanocode.config.settings import PRESETS, Settings, from_yaml, load
 from nanocode.report import curves as history
+from nanocode.report.agent_facts import AgentEvalFacts, FineTuningFacts, PreferenceFacts, SynthFacts
 from nanocode.report.curves import Curves
-from nanocode.report.facts import BaseEvalFacts, ByKind, CorpusFacts, PretrainFacts, Seconds, TokenizerFacts
+from nanocode.report.facts import BaseEvalFacts, ByKind, CorpusFacts, Seconds, TokenizerFacts, TrainingFacts
 from nanocode.report.words import clean
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
@@ -67,9 +68,16 @@ class Report:
     stages: tuple[StageRecord, ...]
     tokenizer: TokenizerFacts
     corpus: CorpusFacts
-    pretrain: PretrainFacts
+    pretrain: TrainingFacts
     base_eval: BaseEvalFacts
+    synth: SynthFacts
+    sft: FineTuningFacts
+    preference: PreferenceFacts
+    agent_eval: AgentEvalFacts
     curves: Curves
+    """Of pretrain."""
+    sft_curves: Curves
+    preference_curves: Curves
     commands: tuple[str, ...]
     """What to type to make this run again, elsewhere."""
     next_command: str
@@ -139,7 +147,11 @@ def build(run: RunDirectory, commands: Sequence[str] | None = None) -> Report:
     settings, preset = _settings(text)
     location = clean(run.store.url)
     name = location.rstrip("/").rpartition("/")[2] or location
-    pretrain = next(stage for stage in stages if stage.name == "pretrain")
+
+    def curves(name: str) -> Curves:
+        stage = next(stage for stage in stages if stage.name == name)
+        return history.read(run, name, _digest(stage), stage.marker.attempt if stage.marker else None)
+
     return Report(
         name=name,
         location=location,
@@ -150,9 +162,15 @@ def build(run: RunDirectory, commands: Sequence[str] | None = None) -> Report:
         stages=stages,
         tokenizer=TokenizerFacts.read(metrics["tokenizer"]),
         corpus=CorpusFacts.read(metrics["corpus"]),
-        pretrain=PretrainFacts.read(metrics["pretrain"]),
+        pretrain=TrainingFacts.read(metrics["pretrain"]),
         base_eval=BaseEvalFacts.read(metrics["base-eval"]),
-        curves=history.read(run, _digest(pretrain), pretrain.marker.attempt if pretrain.marker else None),
+        synth=SynthFacts.read(metrics["synth"]),
+        sft=FineTuningFacts.read(metrics["sft"]),
+        preference=PreferenceFacts.read(metrics["preference"]),
+        agent_eval=AgentEvalFacts.read(metrics["agent-eval"]),
+        curves=curves("pretrain"),
+        sft_curves=curves("sft"),
+        preference_curves=curves("preference"),
         commands=tuple(map(clean, commands)) if commands else (_command(preset, settings, f"runs/{name}-again"),),
         next_command=clean(shlex.join(["nanocode", "run", "--run-dir", location])),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nanocode.report import words
+from nanocode.report import agent, words
 from nanocode.report.report import Report, StageRecord
 from nanocode.run.graph import STAGES
 
@@ -20,19 +20,24 @@ def figures(report: Report) -> tuple[Figure, ...]:
     bits, xz = report.bits_per_byte, report.base_eval.xz_bits_per_byte
     tokens = report.pretrain.tokens if report.pretrain.tokens is not None else report.curves.last_tokens
     machine = _machine(report)
+    passed = agent.scores(report.agent_eval)
+    tasks = tuple(
+        Figure("Tasks passed", words.share(one.suite.share), agent.interval(one.suite.interval)) for one in passed[-1:]
+    )
     return (
+        *tasks,
         Figure("Parameters", words.quantity(report.parameters)),
         Figure("Tokens seen", words.quantity(tokens)),
         Figure("Bits per byte, code", words.number(bits.code, 3), _beside(xz.code), "code"),
         Figure("Bits per byte, English", words.number(bits.english, 3), _beside(xz.english), "english"),
-        Figure("Training time", words.duration(_training_seconds(report)), machine),
+        Figure("Training time", words.duration(_all_training_seconds(report)), machine),
         Figure("Cost", words.dollars(report.cost_dollars), "all stages" if report.cost_dollars is not None else ""),
     )
 
 
 def verdict(report: Report) -> str:
     """One paragraph: what was trained on what, for how long, and what it reached."""
-    sentences = [_trained(report), _reached(report), _compared(report)]
+    sentences = [_trained(report), agent.headline(report.agent_eval), _reached(report), _compared(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -116,6 +121,13 @@ def _compared(report: Report) -> str:
 def _training_seconds(report: Report) -> float | None:
     stage = report.stage("pretrain")
     return stage.seconds if stage.seconds is not None else (report.training_seconds.total or None)
+
+
+def _all_training_seconds(report: Report) -> float | None:
+    """Of every stage that trains, as far as they are done."""
+    seconds = (_training_seconds(report), report.stage("sft").seconds, report.stage("preference").seconds)
+    known = [one for one in seconds if one is not None]
+    return sum(known) if known else None
 
 
 def _machine(report: Report) -> str:

@@ -124,6 +124,18 @@ def test_who_else_is_in_the_batch_changes_no_token(sampling: Sampling) -> None:
         assert result.stopped or len(result.tokens) == 25
 
 
+def test_few_shapes_change_no_token() -> None:
+    model, weights = model_of(next(iter(SHAPES)))
+    requests = [Request(prompt_of(length, length), 40, seed=length) for length in (5, 30, 61, 100, 3)]
+    few = Engine(model, weights, slots=3, few_shapes=True)
+    many = Engine(model, weights, slots=3)
+    assert tokens_of(few.generate(requests)) == tokens_of(many.generate(requests))
+    again = [
+        Request([*one.tokens, *done], 12) for one, done in zip(requests, tokens_of(few.generate(requests)), strict=True)
+    ]
+    assert tokens_of(few.generate(again)) == tokens_of(many.generate(again))
+
+
 def test_the_seed_and_nothing_else_decides() -> None:
     requests = [Request(prompt_of(8), 20, seed=seed) for seed in (1, 2, 1)]
     one, other, same = tokens_of(Engine(*model_of("all"), 3).generate(requests, DICE))

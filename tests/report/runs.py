@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from nanocode.config.settings import load
+from nanocode.evals.agent import Rate, macro_average
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import LocalStore
 
-DIGEST = {"tokenizer": "aa" * 16, "corpus": "bb" * 16, "pretrain": "cc" * 16, "base-eval": "dd" * 16}
+DIGEST = {
+    "tokenizer": "aa" * 16, "corpus": "bb" * 16, "pretrain": "cc" * 16, "base-eval": "dd" * 16, "synth": "11" * 16,
+    "sft": "22" * 16, "preference": "33" * 16, "agent-eval": "44" * 16,
+}  # fmt: skip
 STEPS = 700
 BATCH_TOKENS = 3072
 STARTED = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
@@ -59,7 +63,92 @@ CORE: dict[str, Any] = {
         "lambada": {"accuracy": 0.012, "baseline": 0.0, "centered": 0.012, "examples": 500},
     },
 }
-METRICS = {"tokenizer": TOKENIZER, "corpus": CORPUS, "pretrain": PRETRAIN, "base-eval": BASE_EVAL}
+SYNTH: dict[str, Any] = {
+    "gates": {"pairs": 61, "scenarios": 2000, "kept": 1951, "check failed": 7, "breaks SOUL 5": 12, "duplicate": 30},
+    "seconds": 44.0,
+    "soul": (
+        "# SOUL\n\nA guest in a folder.\n\n1. Look before you change. [check: look-first]\n2. Be kind.\n"
+        "3. Stop when done. [check: no-soliciting]\n"
+    ),
+}
+SFT: dict[str, Any] = {
+    **PRETRAIN, "steps": 40, "tokens": 40 * BATCH_TOKENS, "loss": 0.41, "tokens_per_second": 14_545.0,
+    "validation_loss": 0.352, "bits_per_byte": {"code": 1.911, "english": 2.301}, "waste": 0.028,
+    "conversations": {"find": 990, "fix": 950, "too long": 11},
+}  # fmt: skip
+PREFERENCE: dict[str, Any] = {
+    **PRETRAIN, "steps": 20, "tokens": 20 * 2 * BATCH_TOKENS, "loss": 0.33,
+    "bits_per_byte_before": {"code": 1.911, "english": 2.301}, "bits_per_byte": {"code": 1.93, "english": 2.3},
+    "pairs": {"from synthesis": 61, "attempts": 400, "passed": 233, "tasks with a pair": 47, "too long": 3, "used": 105},
+}  # fmt: skip
+
+
+def rate(passed: int, total: int) -> dict[str, Any]:
+    return Rate(passed=passed, total=total).to_json()
+
+
+def suite(
+    families: dict[str, tuple[int, int]],
+    adherence: dict[str, tuple[int, int]] | None = None,
+    transcripts: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """One model on one suite, by how many of how many tasks it passed."""
+    rates = {family: Rate(passed=passed, total=total) for family, (passed, total) in families.items()}
+    mean, interval = macro_average(rates)
+    return {
+        "pass@1": mean, "interval": list(interval), "families": {name: one.to_json() for name, one in rates.items()},
+        "adherence": {check: rate(*counts) for check, counts in (adherence or {}).items()},
+        "steps": 3.25, "failed_calls": 0.04, "transcripts": transcripts or [],
+    }  # fmt: skip
+
+
+def transcript(family: str, passed: bool, *messages: dict[str, Any], reason: str = "") -> dict[str, Any]:
+    return {
+        "id": f"eval-0/{family}/0", "family": family, "passed": passed, "reason": reason, "messages": list(messages),
+    }  # fmt: skip
+
+
+FIXED = transcript(
+    "fix", True,
+    {"user": "The test of `total` fails, can you look?"},
+    {"assistant": "", "tool": "Bash", "arguments": {"command": "python3 -m unittest -q"}},
+    {"result": "error: exit status 1\nAssertionError: 3 != 4"},
+    {"assistant": "", "tool": "Read", "arguments": {"path": "shop.py", "start": "1", "end": "2"}},
+    {"result": "    1→def total(a, b):\n    2→    return a - b"},
+    {"assistant": "The sign is wrong.", "tool": "Edit", "arguments": {
+        "path": "shop.py", "old": "def total(a, b):\n    return a - b", "new": "def total(a, b):\n    return a + b"}},
+    {"result": "edited shop.py"},
+    {"assistant": "Fixed `total` in shop.py."},
+)  # fmt: skip
+NOT_FOUND = transcript(
+    "find", False,
+    {"user": "Where is `total`?"},
+    {"assistant": "", "tool": "Grep", "arguments": {"pattern": "def total", "path": "src"}},
+    {"result": "error: no such file: src"},
+    {"assistant": "Nowhere."},
+    reason="the answer does not match shop",
+)  # fmt: skip
+AGENT_EVAL: dict[str, Any] = {
+    "models": {
+        "pretrain": {"fresh": suite({"find": (0, 50), "fix": (3, 50)}, {"no-soliciting": (100, 100)})},
+        "sft": {"fresh": suite({"find": (47, 50), "fix": (45, 50)}, {"look-first": (30, 60), "no-soliciting": (98, 100)})},
+        "preference": {
+            "fresh": suite(
+                {"find": (47, 50), "fix": (46, 50)}, {"look-first": (58, 60), "no-soliciting": (99, 100)}, [NOT_FOUND, FIXED]
+            ),
+            "new words": suite({"find": (42, 50), "fix": (41, 50)}),
+            "new phrasings": suite({"find": (33, 50), "fix": (35, 50)}),
+            "all new": suite({"find": (30, 50), "fix": (29, 50)}),
+            "transfer": suite({"config": (0, 50), "count": (6, 50)}),
+        },
+        "do nothing": {"fresh": suite({"find": (0, 50), "fix": (0, 50)})},
+        "copy the request": {"fresh": suite({"find": (1, 50), "fix": (0, 50)})},
+    }
+}  # fmt: skip
+METRICS = {
+    "tokenizer": TOKENIZER, "corpus": CORPUS, "pretrain": PRETRAIN, "base-eval": BASE_EVAL, "synth": SYNTH, "sft": SFT,
+    "preference": PREFERENCE, "agent-eval": AGENT_EVAL,
+}  # fmt: skip
 
 PROMPTS = ["def read_lines(path):\n", "The capital of France is", "class Stack:\n    def push(self, item):\n"]
 EARLY = [" t e se r\n  in s,e( r a se", " the in a the of s re the an", " re s( e)t, s r\n n"]
@@ -119,8 +208,47 @@ def train(
     return attempt
 
 
+def fine_tune(run: RunDirectory, steps: int = 40) -> None:
+    """One attempt at sft: held-out loss before and after, steps counted from 0 as `fit` counts them."""
+    attempt = run.claim("sft", DIGEST["sft"], "laptop")
+    with SegmentWriter(run.store, "sft", attempt, "metrics", 0) as writer:
+        for done in range(steps + 1):
+            tokens = done * BATCH_TOKENS
+            if done in (0, steps):
+                bits = PRETRAIN["bits_per_byte"] if done == 0 else SFT["bits_per_byte"]
+                validation = 4.4 if done == 0 else SFT["validation_loss"]
+                writer.write({
+                    "kind": "eval", "step": done, "tokens": tokens, "bits_per_byte": bits, "validation": validation,
+                })  # fmt: skip
+            if done < steps:
+                loss = 0.4 + 4 * math.exp(-done / 8)
+                writer.write({"kind": "step", "step": done, "loss": loss, "tokens": tokens + BATCH_TOKENS})
+
+
+def prefer(run: RunDirectory, steps: int = 20) -> None:
+    attempt = run.claim("preference", DIGEST["preference"], "laptop")
+    with SegmentWriter(run.store, "preference", attempt, "metrics", 0) as writer:
+        for step in range(steps):
+            writer.write({
+                "kind": "step", "step": step, "tokens": (step + 1) * 2 * BATCH_TOKENS, "loss": 0.69 - 0.018 * step,
+                "margin": 0.3 * step, "accuracy": min(1.0, 0.5 + 0.03 * step), "chosen_gain": -0.05 * step,
+            })  # fmt: skip
+
+
 def finished(folder: Path) -> RunDirectory:
-    """All stages done; pretrain was interrupted at step 420 and went on from a checkpoint at 350."""
+    """All stages done, those of the agent included."""
+    run = pretrained(folder)
+    finish(run, "synth")
+    fine_tune(run)
+    finish(run, "sft")
+    prefer(run)
+    finish(run, "preference")
+    finish(run, "agent-eval")
+    return run
+
+
+def pretrained(folder: Path) -> RunDirectory:
+    """All stages of the base model done; pretrain was interrupted at step 420 and went on from a checkpoint at 350."""
     run = begin(folder, overrides=["seed=7"])
     finish(run, "tokenizer")
     finish(run, "corpus")
