@@ -5,14 +5,14 @@ the presets' sizes are the only thing that is not as the README has it) and whos
 A block after `<!-- not run: reason -->` is not run; its `nanocode` lines still have to be possible command lines.
 """
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ import yaml
 
 from jobs import cli
 from jobs.local import pinned
-from nanocode.agent.conversation import Result, Step, parse
+from nanocode.agent.conversation import Message, Result, Step, User, parse
 from nanocode.agent.sandbox import Grade, best_grade
-from nanocode.agent.soul import CHECKS, parse_soul
-from nanocode.agent.tools import execute
+from nanocode.agent.soul import CHECKS, parse_soul, read_soul
+from nanocode.agent.tools import Call, execute
 from nanocode.agent.workspace import Workspace
 from nanocode.config.settings import PRESETS, Settings, from_yaml, load
 from nanocode.run.digests import stage_digests
@@ -33,7 +33,7 @@ from nanocode.run.exits import Exit
 from nanocode.run.graph import STAGES, downstream, order
 from nanocode.tasks.families import TRAINED, TRANSFER
 from nanocode.text.tokenizer import Tokenizer, train
-from tests.jobs.runs import nanocode
+from tests.jobs.runs import environment, nanocode
 from tests.jobs.tiny_agent import make_run
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +92,15 @@ def finish(folder: Path) -> None:
         run.finish(stage, made)
 
 
+def compiled_once(place: Path) -> dict[str, str]:
+    """What one process compiled, the next one loads."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 def test_every_shell_block_is_run_or_says_why_not() -> None:
     assert {one.kind for one in BLOCKS} <= {"sh", "yaml", ""}
     assert all(one.kind == "sh" for one in BLOCKS if one.reason or re.search(r"^(make|nanocode) ", one.text, re.M))
@@ -110,7 +119,7 @@ def test_the_shell_blocks_run_as_they_stand(place: Path) -> None:
         done = subprocess.run(
             ["bash", "-e", "-c", script],
             cwd=place,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            env={**environment(), **compiled_once(place)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -241,13 +250,21 @@ def test_the_conversations_parse_and_their_tools_return_what_they_say() -> None:
                 assert execute(workspace, call) == said
 
 
+def test_the_pair_differs_by_a_principle_that_the_rejected_half_breaks() -> None:
+    (text,) = [one.text for one in BLOCKS if one.text.startswith("request ")]
+    request, chosen, rejected = (line.split(maxsplit=1)[1] for line in text.splitlines())
+    soul = read_soul(None)
+    assert soul.broken([User(request), Step(chosen)]) == ()
+    assert soul.broken([User(request), Step(rejected)]) != ()
+
+
 def tokens(text: str, tokenizer: Tokenizer) -> Iterator[int]:
     for part in re.split(r"(<\|\w+\|>)", "".join(line[2:] for line in text.splitlines())):
         yield from [tokenizer.special[part]] if part in tokenizer.special else tokenizer.encode(part)
 
 
-def results(conversation: list) -> Iterator[tuple]:
-    for before, after in zip(conversation, conversation[1:], strict=False):
+def results(conversation: Sequence[Message]) -> Iterator[tuple[Call, str]]:
+    for before, after in pairwise(conversation):
         if isinstance(before, Step) and isinstance(after, Result):
             assert before.call is not None and before.call.tool == "Grep"
             yield before.call, after.text
