@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from nanocode.config.settings import OPERATING, PRESETS, Settings
+from nanocode.config.settings import OPERATING, PRESETS, settings
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import order
 from nanocode.storage.objects import StorageError
@@ -42,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from jobs import local
 
+    if options.dry_run:
+        return local.dry_run(options.run_dir, options.preset, options.set, options.config)
     stages = options.stages.split(",") if options.stages else order()
     return local.run(options.run_dir, options.preset, options.set, options.config, stages, options.yes)
 
@@ -116,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
     run.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     run.add_argument("--yes", action="store_true", help="run stages again that become stale, without asking")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print which rollouts synth would make, read from public sets, and buy at what estimated cost",
+    )
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what is done, and how well")
     status.add_argument("run_dir", metavar="DIR")
@@ -179,20 +184,21 @@ def settings_help() -> str:
         "settings (--set KEY=VALUE, or environment NANOCODE_SECTION__KEY=VALUE, or --config FILE):",
         "  * may change while a run lives; changing any other runs stages again",
     ]
-    for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            if name != "preset":
-                lines.append(_setting(name, field))
-            continue
-        lines += ["", f"  {name}"]
-        lines += [_setting(f"{name}.{key}", inner) for key, inner in kind.model_fields.items()]
+    section = ""
+    for key, field in settings():
+        begins, dot, _ = key.partition(".")
+        if dot and begins != section:
+            section = begins
+            lines += ["", f"  {section}"]
+        if key != "preset":
+            lines.append(_setting(key, field))
     return "\n".join(lines)
 
 
 def _setting(key: str, field: Any) -> str:
     mark = "*" if field.json_schema_extra == OPERATING else " "
-    default = "by the preset" if field.is_required() else field.get_default(call_default_factory=True)
+    required = "needed" if key.count(".") > 1 else "by the preset"
+    default = required if field.is_required() else field.get_default(call_default_factory=True)
     if key == "corpus.sources":
         default = "embedded"
     text = " ".join((field.description or "").split())

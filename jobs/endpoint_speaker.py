@@ -7,8 +7,9 @@ from pydantic import JsonValue, ValidationError
 
 from jobs.speaker import SpeakerError
 from nanocode.agent.conversation import Conversation, Step, to_json
-from nanocode.agent.endpoint import Endpoint, EndpointError, EndpointPolicy
+from nanocode.agent.endpoint import EndpointError, EndpointPolicy
 from nanocode.agent.soul import read_soul
+from nanocode.config.settings import Endpoint
 from nanocode.run.exits import UsageError
 
 # Endpoints do not tell what their models take: this is what nearly all of them do.

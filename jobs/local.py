@@ -19,6 +19,15 @@ from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import open_store
 
 
+def dry_run(location: str, preset: str | None, overrides: Sequence[str], config: Path | None) -> int:
+    """Print what synth would make, take and spend; nothing is written and nobody is asked."""
+    from nanocode.synth.plan import plan
+
+    settings, _ = proposed(RunDirectory(open_store(location)), preset, overrides, config)
+    print(plan(settings))
+    return Exit.DONE
+
+
 def run(
     location: str, preset: str | None, overrides: Sequence[str], config: Path | None, stages: Iterable[str], yes: bool
 ) -> int:
@@ -44,14 +53,25 @@ def settle(
 ) -> Settings:
     """The settings that count from here on, written into the run directory if they changed.
 
-    Refuses another preset or model; names the stages that become stale, and asks, or needs `--yes`.
+    Names the stages that become stale, and asks, or needs `--yes`.
     """
+    settings, before = proposed(directory, preset, overrides, config)
+    if before is not None:
+        _accept_stale(directory, settings, yes)
+    if settings != before:
+        directory.add_config(settings.to_yaml())
+    return settings
+
+
+def proposed(
+    directory: RunDirectory, preset: str | None, overrides: Sequence[str], config: Path | None
+) -> tuple[Settings, Settings | None]:
+    """The settings that are asked for, and those the run has; refuses another preset or model, and writes nothing."""
     current = directory.latest_config()
     if current is None:
         settings = pinned(load(preset, overrides, config), directory)
         stage_digests(settings, directory)  # a source that is not there is refused before anything is written
-        directory.add_config(settings.to_yaml())
-        return settings
+        return settings, None
     number, text = current
     before = from_yaml(text, f"{directory.store.url}/config/{number}.yaml")
     settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
@@ -66,11 +86,7 @@ def settle(
             f"model.{changed[0]} {getattr(settings.model, changed[0])} is another model than this run's "
             f"({getattr(before.model, changed[0])}): choose another run directory"
         )
-    settings = pinned(settings, directory)
-    _accept_stale(directory, settings, yes)
-    if settings != before:
-        directory.add_config(settings.to_yaml())
-    return settings
+    return pinned(settings, directory), before
 
 
 def pinned(settings: Settings, directory: RunDirectory) -> Settings:

@@ -18,18 +18,17 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from threading import BoundedSemaphore
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
-from pydantic import BaseModel, Field, JsonValue, NonNegativeInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from nanocode.agent.conversation import Conversation, Step
 from nanocode.agent.messages import REASON_CHARACTERS, WireCall, WireFunction, WireMessage, first, step_of, to_messages
 from nanocode.agent.soul import Soul
-from nanocode.agent.spending import Bill, CostMeter, tokens_of
+from nanocode.agent.spending import Bill, CostMeter, meter_of, tokens_of
 from nanocode.agent.tools import json_schemas, system_prompt
-from nanocode.config.settings import OPERATING, Section
+from nanocode.config.settings import Endpoint
 from nanocode.run.exits import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,55 +47,6 @@ LONGEST_RETRY_AFTER = 300.0
 CONNECT_SECONDS = 10.0
 # The longest error a server may tell us, before white space is squeezed and the rest cut.
 TOLD_CHARACTERS = 5000
-
-
-class Endpoint(Section):
-    """Where a model answers, and what that may cost."""
-
-    url: str
-    """Up to and with the version: `https://api.openai.com/v1`, `http://localhost:8000/v1`."""
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key; the key itself is never written anywhere."""
-    prompt_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
-    """Price of a million prompt tokens."""
-    completion_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
-    """Price of a million completion tokens."""
-    cap_dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
-    """No call is made that could pass this."""
-    concurrency: int = Field(default=4, ge=1, le=256, json_schema_extra=OPERATING)
-    """Calls in flight at once."""
-    timeout_seconds: float = Field(default=120.0, gt=0, json_schema_extra=OPERATING)
-    """For one whole answer."""
-    tries: int = Field(default=6, ge=1, json_schema_extra=OPERATING)
-    """Attempts at one answer while the endpoint is busy or out of reach."""
-    max_tokens: int = Field(default=2048, ge=1)
-    """Length of one answer."""
-    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls that; OpenAI's newer models take only the second."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request (`temperature`, `reasoning_effort`); null takes one of ours out."""
-
-    @field_validator("url")
-    @classmethod
-    def _no_secrets_in_the_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-            raise ValueError("write http(s)://HOST/v1; a key belongs into the variable that key_variable names")
-        return value.rstrip("/")
-
-    @model_validator(mode="after")
-    def _a_cap_needs_prices(self) -> Self:
-        if self.cap_dollars is not None and self.prompt_dollars + self.completion_dollars == 0:
-            raise ValueError(
-                f"cap_dollars {self.cap_dollars:g} caps nothing without prices: "
-                "set prompt_dollars and completion_dollars"
-            )
-        return self
-
-    def meter(self) -> CostMeter:
-        """A meter with these prices and this cap; policies may share it."""
-        return CostMeter(self.prompt_dollars, self.completion_dollars, self.cap_dollars)
 
 
 class EndpointError(Exception):
@@ -184,11 +134,11 @@ class EndpointPolicy:
         dice: random.Random | None = None,
         key: str | None = None,
     ) -> None:
-        self.endpoint, self.meter = endpoint, meter if meter is not None else endpoint.meter()
+        self.endpoint, self.meter = endpoint, meter if meter is not None else meter_of(endpoint)
         self.system = system_prompt(soul.text)
         self._sleep, self._dice = sleep, dice or random.Random()
         self._slots = BoundedSemaphore(endpoint.concurrency)
-        self._secret = (key if key is not None else os.environ.get(endpoint.key_variable, "")).strip()
+        self._secret = (key if key is not None else os.environ.get(endpoint.key_variable or "", "")).strip()
         if not (self._secret.isascii() and self._secret.isprintable()):
             raise EndpointMisconfigured(f"the key in ${endpoint.key_variable} has characters that no key has: set it")
         self._client = _client(endpoint, self._secret)
@@ -413,7 +363,8 @@ class EndpointPolicy:
     def _status(self, error: "openai.APIStatusError") -> EndpointError:
         """What a status other than 2xx means."""
         status, said = error.status_code, self._clean(error.message.removeprefix(f"Error code: {error.status_code} - "))
-        code, variable = error.code or "", f"${self.endpoint.key_variable}"
+        code, name = error.code or "", self.endpoint.key_variable
+        variable = f"${name}" if name else "the variable that `key_variable` names"
         if code == "context_length_exceeded" or (status == 400 and "context length" in said):
             return _ContextFull(said)
         if code == "insufficient_quota" or status == 402:

@@ -111,7 +111,7 @@ def _always(conversation: Conversation) -> bool:
 
 
 def look_first(conversation: Conversation) -> bool:
-    """Every file that is edited was shown before by a tool, or did not exist."""
+    """Every file that is edited was shown before by a tool, or did not exist before the conversation."""
     shown = ""
     for message in conversation:
         match message:
@@ -122,6 +122,7 @@ def look_first(conversation: Conversation) -> bool:
             case Step(_, call) if call is not None and call.tool == "Edit":
                 if call.arguments["old"] and call.arguments["path"] not in shown:
                     return False
+                shown += call.arguments["path"] + "\n"  # whoever wrote a text knows it
     return True
 
 

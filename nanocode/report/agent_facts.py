@@ -106,16 +106,27 @@ class AgentEvalFacts(Lenient):
 
 
 class SynthFacts(Lenient):
-    gates: Counts = Field(default_factory=dict)
+    gates: Annotated[dict[str, Counts], BeforeValidator(_named)] = Field(default_factory=dict)
+    """By origin: the expert, public sets, a teacher."""
     seconds: Number = None
     soul: Text = ""
 
     @property
     def gates_in_order(self) -> dict[str, float | None]:
-        """What came in, where it fell, and what is left."""
+        """What came in, where it fell, and what is left; the origin's name before it if there are several."""
         ends = ("scenarios", "duplicate", "kept", "pairs")
-        falls = sorted(name for name in self.gates if name not in ends)
-        return {name: self.gates[name] for name in (ends[0], *falls, *ends[1:]) if name in self.gates}
+        found: dict[str, float | None] = {}
+        used = {origin: counts for origin, counts in self.gates.items() if counts}
+        for origin, counts in used.items():
+            falls = sorted(name for name in counts if name not in ends)
+            prefix = f"{origin}: " if len(used) > 1 else ""
+            found |= {f"{prefix}{name}": counts[name] for name in (ends[0], *falls, *ends[1:]) if name in counts}
+        return found
+
+    def total(self, gate: str) -> float | None:
+        """Over all origins; None if no origin counts it."""
+        found = [counts[gate] for counts in self.gates.values() if gate in counts]
+        return sum(one for one in found if one is not None) if found else None
 
 
 class FineTuningFacts(TrainingFacts):

@@ -31,6 +31,8 @@ def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
         files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
         if stage.reads_soul:
             files["soul"] = soul_digest(settings.soul)
+        if "synth" in stage.settings:
+            files |= public_digests(settings)
         if "base_eval" in stage.settings:
             files |= bundle_digest(settings)
         digests[name] = input_digest(name, settings.digested(stage.settings), files, upstream)
@@ -57,6 +59,12 @@ def source_digests(settings: Settings) -> dict[str, str]:
         elif "://" not in source.location:
             found[source.location] = _path_digest(Path(source.location), "corpus.sources")
     return found
+
+
+def public_digests(settings: Settings) -> dict[str, str]:
+    """A digest of the content of each public set that is on this machine."""
+    locations = [one.location for one in settings.synth.public if "://" not in one.location]
+    return {location: _path_digest(Path(location), "synth.public") for location in locations}
 
 
 def soul_digest(path: str | None) -> str:

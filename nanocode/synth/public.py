@@ -11,13 +11,11 @@ conversation of ours (an unknown tool, an empty answer, a request without one) i
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
-
-from pydantic import Field
+from typing import Any, NamedTuple, TypeVar
 
 from nanocode.agent.conversation import Message, Step, User
 from nanocode.agent.messages import REASON_CHARACTERS, from_messages, plain
-from nanocode.config.settings import Section
+from nanocode.config.settings import PublicSet
 from nanocode.text.sources import ROW_BATCH, SourceError, matching, named, opened
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -32,17 +30,6 @@ HOPELESS_ROWS = 1000
 
 
 T = TypeVar("T")
-
-
-class PublicSet(Section):
-    """One public set in a mixture."""
-
-    location: str
-    """A file, a folder, `gs://...`, or `hf://datasets/ORG/NAME@REVISION/PATTERN`."""
-    share: float = Field(default=1.0, gt=0)
-    """Its weight among the sets, in tokens."""
-    licence: str = "unknown"
-    kind: Literal["rollouts", "pairs"] = "rollouts"
 
 
 class Rollout(NamedTuple):

@@ -1,7 +1,9 @@
-"""Rollouts of the built-in expert, kept as shards that anyone may make in any order.
+"""Rollouts as shards that anyone may make in any order, and the built-in expert's among them.
 
-    shards/00000.jsonl     scenarios 0..499: {"kind": "rollout", ...}, {"kind": "pair", ...}, and last {"kind": "gates"}
-    index.json             written last: the shards, and how many scenarios fell at which gate
+    shards/00000.jsonl     the expert's: {"kind": "rollout", ...}, {"kind": "pair", ...}, and last {"kind": "gates"}
+    public/00/00000.jsonl  what the first public set gives (`public_shards`)
+    teacher/00000.jsonl    a teacher's (`teacher_shards`)
+    index.json             written last: the shards by origin, and how much of each origin fell at which gate
 
 A scenario is played with really executed tools. It is kept if its check passes and no checked principle of the SOUL is
 broken. Some first attempts have a flaw; the SOUL rejects them, and they make a preference pair with the second one.
@@ -12,8 +14,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -95,7 +98,7 @@ def make_shard(store: Store, shard: int, numbers: range, seed: int, soul: str) -
     return name
 
 
-def build(
+def make_shards(
     store: Store,
     soul: Soul,
     scenarios: int,
@@ -105,63 +108,79 @@ def build(
     worker: int,
     of: int,
     show: Callable[[float, float], None],
-) -> dict[str, int] | None:
-    """Make, or go on making, this worker's shards; worker 0 then waits for the others' and writes the index.
-
-    The counts of the index, on worker 0; None on the others.
-    """
+) -> list[str]:
+    """Make, or go on making, this worker's shards of the expert; the names of all workers'."""
     starts = range(0, scenarios, per_shard)
     shards = {number: range(start, min(start + per_shard, scenarios)) for number, start in enumerate(starts)}
-    there = _published(store)
-    mine = [number for number in shards if number % of == worker and number not in there]
-    done = sum(len(shards[number]) for number in there if number in shards)
+    names = {number: f"shards/{number:05d}.jsonl" for number in shards}
+    there = set(store.list("shards/"))
+    mine = [number for number in shards if number % of == worker and names[number] not in there]
+    done = sum(len(shards[number]) for number in shards if names[number] in there)
     show(done, scenarios)
     with processes(workers) as run:
         tasks = [(store, number, shards[number], seed, soul.text) for number in mine]
         for number, _ in zip(mine, run(make_shard, tasks), strict=True):
             done += len(shards[number])
             show(done, scenarios)
-    if worker != 0:
-        return None
-    _wait_for(store, shards.keys(), lambda have: show(have * per_shard, scenarios))
-    return _write_index(store, sorted(shards))
+    return list(names.values())
 
 
-def _published(store: Store) -> set[int]:
-    names = [name.removesuffix(".jsonl") for name in store.children("shards") if name.endswith(".jsonl")]
-    return {int(name) for name in names if name.isdecimal()}
-
-
-def _wait_for(store: Store, wanted: Any, show: Callable[[int], None]) -> None:
-    while missing := set(wanted) - _published(store):
-        show(len(wanted) - len(missing))
+def wait_for(store: Store, wanted: Collection[str], show: Callable[[float, float], None]) -> None:
+    """Return when all workers have published what they should."""
+    folders = {name.partition("/")[0] for name in wanted}
+    while missing := set(wanted) - {name for folder in folders for name in store.list(f"{folder}/")}:
+        show(len(wanted) - len(missing), len(wanted))
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _write_index(store: Store, shards: Sequence[int]) -> dict[str, int]:
-    """Count what the shards hold, and mark what repeats: equal requests are one rollout."""
-    gates: Counter[str] = Counter()
-    seen: set[str] = set()
+Gates = dict[str, dict[str, int]]
+"""By origin: how much of it was kept, or fell at which gate."""
+
+
+def write_index(store: Store, shards: Mapping[str, Sequence[str]]) -> Gates:
+    """Count what the shards of each origin hold, and mark what repeats.
+
+    Equal conversations are one rollout. Of a public set the request alone decides: its other answer adds little, while
+    a generated task may have another's words and other files.
+    """
+    gates: dict[str, Counter[str]] = {}
+    seen: set[bytes] = set()
+    requests: set[bytes] = set()
     repeated: list[str] = []
-    for line in _lines(store, shards):
-        if line["kind"] == "gates":
-            gates.update({key: value for key, value in line.items() if key != "kind"})
-        elif line["kind"] == "rollout":
-            digest = hashlib.sha256(json.dumps(line["messages"]).encode()).hexdigest()
-            if digest in seen:
-                repeated.append(line["id"])
-            seen.add(digest)
-        else:
-            gates["pairs"] += 1
-    gates["kept"] -= len(repeated)
-    gates["duplicate"] = len(repeated)
-    store.write(INDEX, json.dumps({"shards": list(shards), "gates": gates, "repeated": repeated}, indent=1).encode())
-    return dict(gates)
+    for origin, names in shards.items():
+        counts = gates[origin] = Counter()
+        for line in _lines(store, names):
+            if line["kind"] == "gates":
+                counts.update({key: value for key, value in line.items() if key != "kind"})
+            elif line["kind"] == "pair":
+                counts["pairs"] += 1
+            else:
+                digest, request = digest_of(json.dumps(line["messages"])), request_digest(line["messages"][0]["user"])
+                if digest in seen or (origin == "public" and request in requests):
+                    repeated.append(line["id"])
+                    counts["duplicate"] += 1
+                    counts["kept"] -= 1
+                seen.add(digest)
+                requests.add(request)
+    found = {origin: dict(counts) for origin, counts in gates.items()}
+    index = {"shards": {origin: list(names) for origin, names in shards.items()}, "gates": found, "repeated": repeated}
+    store.write(INDEX, json.dumps(index, indent=1).encode())
+    return found
 
 
-def _lines(store: Store, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        for line in store.read(f"shards/{shard:05d}.jsonl").decode().splitlines():
+def digest_of(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def request_digest(request: str) -> bytes:
+    """The same for a request, whatever its white space and capitals."""
+    return digest_of(" ".join(request.lower().split()))
+
+
+def _lines(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        for line in store.read(name).decode().split("\n")[:-1]:
             yield json.loads(line)
 
 
@@ -169,13 +188,13 @@ def read_rollouts(store: Store) -> Iterator[tuple[str, list[Message]]]:
     """Family and conversation of every rollout kept, in order."""
     index = json.loads(store.read(INDEX))
     repeated = set(index["repeated"])
-    for line in _lines(store, index["shards"]):
+    for line in _lines(store, chain(*index["shards"].values())):
         if line["kind"] == "rollout" and line["id"] not in repeated:
             yield line["family"], from_json(line["messages"])
 
 
 def read_pairs(store: Store) -> Iterator[tuple[list[Message], list[Message]]]:
     """Chosen and rejected conversation of every pair, in order."""
-    for line in _lines(store, json.loads(store.read(INDEX))["shards"]):
+    for line in _lines(store, chain(*json.loads(store.read(INDEX))["shards"].values())):
         if line["kind"] == "pair":
             yield from_json(line["chosen"]), from_json(line["rejected"])

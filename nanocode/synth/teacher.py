@@ -103,7 +103,7 @@ class Attempted:
     rejected: list[Message] | None
     """The first attempt that fell, if there was one: with `accepted` a preference pair of the same prompt."""
     reason: str
-    """Why the last attempt fell; empty if it was accepted."""
+    """Why the last attempt fell: the gate, and after a colon the case. Empty if it was accepted."""
 
 
 Furnish = Callable[[Task], AbstractContextManager[Workspace]]
@@ -142,7 +142,7 @@ def attempt(
             try:
                 (played,) = play(teacher, [acting])
             except BadAnswer as error:
-                fault = Fault(str(error), "Its answer was neither a text nor a valid tool call.")
+                fault = Fault(f"no valid answer: {error}", "Its answer was neither a text nor a valid tool call.")
                 continue
             messages: list[Message] = [User(task.prompt), *played.messages[1:]]
             fault = _fault(task, played, messages, workspace, soul)

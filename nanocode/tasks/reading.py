@@ -83,7 +83,7 @@ def count(id: str, draw: Draw) -> Scenario:
             family="count",
             prompt=draw.phrase("count", word=word, file=where),
             files={where: "\n".join(lines) + "\n"},
-            check=Check(answer=(rf"(?<![\w.]){number}(?![\w.])",), unchanged=True),
+            check=Check(answer=(rf"(?<![\w.]){number}(?!\w|\.\w)",), unchanged=True),
         ),
         script,
     )

@@ -1,16 +1,15 @@
 """What a task is: a request, a workspace, a user who may say no, and a check that nobody can talk into a pass."""
 
 import re
-from collections.abc import Callable, Generator, Sequence
+import secrets
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nanocode.agent.conversation import Conversation, Result, Step
-from nanocode.agent.workspace import Workspace
-
-CHECKER = "nanocode_check.py"
+from nanocode.agent.workspace import ToolError, Workspace
 
 
 class Check(BaseModel):
@@ -25,7 +24,8 @@ class Check(BaseModel):
     unchanged: bool = False
     """No file may be added, changed or gone."""
     python: str | None = None
-    """A program, run in the sandbox in the workspace: exit 0 passes. The files of `restored` are put back before."""
+    """A program, run in the sandbox in the workspace, whose modules it may import: it passes when it comes to its end.
+    The files of `restored` are put back before."""
     restored: tuple[str, ...] = ()
     """Files that the program relies on and that the agent has no business with, such as the failing test."""
     bash: str | None = None
@@ -92,22 +92,32 @@ def judge(task: Task, conversation: Conversation, workspace: Workspace) -> Verdi
         for path, text in check.files.items():
             if left.get(path, "").strip() != text.strip():
                 return Verdict(False, f"{path} is not as it should be")
-    for command in _commands(task, workspace):
+    try:
+        for path in check.restored:
+            workspace.put(path, task.files[path])
+    except ToolError as error:  # a folder or a link stands in its place
+        return Verdict(False, f"cannot be checked: {error}")
+    # The mark is fresh, so that nothing the agent left can print it by leaving early.
+    mark = secrets.token_hex(16)
+    commands = [(_isolated(check.python, mark), mark)] if check.python is not None else []
+    commands += [(check.bash, "")] if check.bash is not None else []
+    for command, wanted in commands:
         done = workspace.sandbox.run(command)
-        if done.timed_out or done.exit_code:
-            said = "it takes too long" if done.timed_out else (done.output.strip() or f"exit status {done.exit_code}")
+        if done.timed_out or done.exit_code or wanted not in done.output:
+            ended = f"exit status {done.exit_code}" if done.exit_code else "it did not come to its end"
+            said = "it takes too long" if done.timed_out else (done.output.strip() or ended)
             return Verdict(False, f"the check says {said.splitlines()[-1][:200]}")
     return Verdict(True)
 
 
-def _commands(task: Task, workspace: Workspace) -> Sequence[str]:
-    """What is still to be run, with everything it needs put in place."""
-    check = task.check
-    for path in check.restored:
-        workspace.put(path, task.files[path])
-    if check.python is not None:
-        workspace.put(CHECKER, check.python)
-    return [
-        *([f"python3 {CHECKER}"] if check.python is not None else []),
-        *([check.bash] if check.bash is not None else []),
-    ]
+def _isolated(program: str, mark: str) -> str:
+    """A command that runs the program and then prints the mark.
+
+    No file of the workspace can stand in for it or for a module of Python's own: it comes by standard input, `-I` keeps
+    the folder off the module path, and there the folder is last. It shares its process with the code that it calls, so
+    code that searches the interpreter's memory for the mark can still fool it; code that exits or prints cannot.
+    """
+    return (
+        f"python3 -I - 3>&1 >/dev/null <<'{mark}'\n"
+        f"import sys\nsys.path.append('')\n{program}\nimport os\nos.write(3, b'{mark}')\n{mark}\n"
+    )

@@ -76,6 +76,9 @@ def test_an_unknown_variable_and_a_file_that_cannot_be_read_are_refused(tmp_path
         ("pretrain.checkpoint_minutes=9", []),
         ("corpus.workers=3", []),
         ("budget.dollars=5", []),
+        ("synth.scenarios=9", ["synth"]),
+        ("synth.teacher={url: 'http://a/v1', model: m}", ["synth"]),
+        ("synth.public=[{location: a}]", ["synth"]),
         ("pretrain.steps=9", ["pretrain"]),
         ("corpus.tokens=9", ["corpus"]),
         ("corpus.sources=elsewhere", ["tokenizer", "corpus"]),
@@ -84,10 +87,48 @@ def test_an_unknown_variable_and_a_file_that_cannot_be_read_are_refused(tmp_path
         ("model.context=192", ["corpus", "pretrain"]),
         ("model.rope_share=0.5", ["pretrain"]),
         ("base_eval.core_examples=3", ["base-eval"]),
-        ("seed=3", ["tokenizer", "corpus", "pretrain", "base-eval", "report"]),
+        ("seed=3", list(STAGES)),
     ],
 )
 def test_a_setting_is_in_the_digest_of_exactly_the_stages_it_changes(change: str, stages: list[str]) -> None:
     before, after = load("demo", environment={}), load("demo", [change], environment={})
     changed = [s.name for s in STAGES.values() if before.digested(s.settings) != after.digested(s.settings)]
     assert changed == stages
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        ("concurrency=9", False),
+        ("prompt_dollars=3", False),
+        ("timeout_seconds=9", False),
+        ("cap_dollars=7", True),
+        ("model=other", True),
+        ("options.temperature=0.5", True),
+    ],
+)
+@pytest.mark.parametrize("whose", ["teacher", "critic"])
+def test_of_an_endpoint_only_what_changes_its_answers_or_their_number_is_digested(
+    whose: str, change: str, matters: bool
+) -> None:
+    begun = [f"synth.{whose}={{url: 'http://a/v1', model: m, prompt_dollars: 1}}"]
+    before = load("demo", begun, environment={})
+    after = load("demo", [*begun, f"synth.{whose}.{change}"], environment={})
+    assert (before.digested(["synth"]) != after.digested(["synth"])) == matters
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("synth.teacher_scenarios=5", "synth.teacher_scenarios 5 has no teacher: set synth.teacher.url"),
+        ("synth.public_pairs=5", "synth.public_pairs 5 has no set of that kind"),
+        ("synth.teacher.model=m", "setting synth.teacher.url has no value"),
+        ("synth.critic.model=m", "setting synth.critic.url has no value"),
+        ("synth.critic=maybe", "synth.critic = 'maybe': Input should be a valid boolean"),
+        ("synth.teacher={url: 'http://a/v1?key=1', model: m}", "a key belongs into the variable"),
+    ],
+)
+def test_what_synth_cannot_do_is_refused(assignment: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load("demo", [assignment], environment={})
+    assert told in str(error.value)

@@ -64,7 +64,16 @@ CORE: dict[str, Any] = {
     },
 }
 SYNTH: dict[str, Any] = {
-    "gates": {"pairs": 61, "scenarios": 2000, "kept": 1951, "check failed": 7, "breaks SOUL 5": 12, "duplicate": 30},
+    "gates": {
+        "expert": {
+            "pairs": 61,
+            "scenarios": 2000,
+            "kept": 1951,
+            "check failed": 7,
+            "breaks SOUL 5": 12,
+            "duplicate": 30,
+        }
+    },
     "seconds": 44.0,
     "soul": (
         "# SOUL\n\nA guest in a folder.\n\n1. Look before you change. [check: look-first]\n2. Be kind.\n"

@@ -29,7 +29,7 @@ def test_the_agent_section_says_by_how_much_each_stage_helped(finished: Report) 
         "Tasks passed 93% 87% to 99%",
         "Fine-tuning helped: 3% → 92%.",
         "The preference stage made no difference beyond chance: 92% → 93% (the 95% intervals overlap).",
-        "On families that it was never trained on it passes 6% (95% interval 1% to 11%): config 0% and count 12%.",
+        "On families that it was never trained on it passes 6% (95% interval 0% to 12%): config 0% and count 12%.",
         "new words identifiers, file names and layouts of files that training never had 83%",
         "transfer families that no stage was trained on: config and count 6%",
         "fix 6% 3 of 50; 2% to 16% 90%",
@@ -129,7 +129,7 @@ def hostile(folder: Path) -> RunDirectory:
     ]  # fmt: skip
     suite = runs.suite({HOSTILE: (1, 2)}, {HOSTILE: (1, 2)}, [runs.transcript(HOSTILE, False, *says, reason=HOSTILE)])
     run = runs.begin(folder)
-    runs.finish(run, "synth", {"gates": {HOSTILE: 3}, "soul": f"1. {HOSTILE} [check: look-first]"})
+    runs.finish(run, "synth", {"gates": {"expert": {HOSTILE: 3}}, "soul": f"1. {HOSTILE} [check: look-first]"})
     runs.finish(run, "sft", {"conversations": {HOSTILE: 3}})
     runs.finish(run, "preference", {"pairs": {HOSTILE: 3}})
     runs.finish(run, "agent-eval", {"models": {"sft": {"fresh": suite, HOSTILE: suite}, HOSTILE: {"fresh": suite}}})
@@ -217,8 +217,11 @@ def test_marks_and_whiskers_stay_on_the_scale() -> None:
 
 
 def test_gates_read_from_what_came_in_to_what_is_left() -> None:
-    gates = SynthFacts.read({"gates": {"kept": 1, "b": 2, "a": 3, "scenarios": 9}}).gates_in_order
+    gates = SynthFacts.read({"gates": {"expert": {"kept": 1, "b": 2, "a": 3, "scenarios": 9}}}).gates_in_order
     assert list(gates) == ["scenarios", "a", "b", "kept"]
+    several = SynthFacts.read({"gates": {"expert": {"kept": 1}, "public": {"kept": 2}, "teacher": {}}})
+    assert list(several.gates_in_order) == ["expert: kept", "public: kept"]
+    assert several.total("kept") == 3 and several.total("pairs") is None
 
 
 @pytest.mark.parametrize(("old", "new", "shown"), [

@@ -19,7 +19,6 @@ from nanocode.agent.endpoint import (
     ANSWER_TRIES,
     BadAnswer,
     EmptyAnswer,
-    Endpoint,
     EndpointError,
     EndpointMisconfigured,
     EndpointPolicy,
@@ -29,6 +28,7 @@ from nanocode.agent.endpoint import (
 from nanocode.agent.soul import read_soul
 from nanocode.agent.spending import CostMeter, SpendingCapReached, estimate
 from nanocode.agent.tools import Call
+from nanocode.config.settings import Endpoint
 from nanocode.run.exits import ConfigurationError
 from tests.synth.server import KEY, Answer, Script, Server, call, calling, completion, delta, events, failing, serving
 

@@ -13,7 +13,8 @@ import pytest
 
 from nanocode.agent.conversation import Message, Result, Step, User
 from nanocode.agent.tools import Call
-from nanocode.synth.public import PublicSet, read_pairs, read_rollouts
+from nanocode.config.settings import PublicSet
+from nanocode.synth.public import read_pairs, read_rollouts
 from nanocode.text.sources import SourceError
 
 Row = dict[str, Any]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from nanocode.agent.conversation import Result, Step, User
-from nanocode.agent.endpoint import Endpoint, EndpointMisconfigured, EndpointPolicy, EndpointUnavailable
+from nanocode.agent.endpoint import EndpointMisconfigured, EndpointPolicy, EndpointUnavailable
 from nanocode.agent.soul import parse_soul
 from nanocode.agent.spending import SpendingCapReached
 from nanocode.agent.tools import REJECTED, Call
+from nanocode.config.settings import Endpoint
 from nanocode.synth.teacher import Attempted, Critic, attempt
 from nanocode.tasks.task import Check, Task
 from tests.synth.server import KEY, Answer, Server, calling, completion, failing, serving
