@@ -212,7 +212,7 @@ def test_the_demo_is_as_large_as_the_lesson_says() -> None:
         f"draws {demo.synth.scenarios:,} small tasks",
         f"tries {demo.preference.tasks} new training tasks",
     ):
-        assert claim in lesson, claim
+        assert claim in lesson, f"nowhere in the lesson: {claim}"
 
 
 def test_the_table_of_presets_agrees_with_the_presets() -> None:
