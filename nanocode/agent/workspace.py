@@ -43,10 +43,17 @@ class Workspace:
     """A folder and what may be done in it. `limits.output_bytes` bounds every answer."""
 
     def __init__(
-        self, root: Path, limits: Limits = DEFAULT_LIMITS, grade: Grade | None = None, unsafe_bash: bool = False
+        self,
+        root: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        grade: Grade | None = None,
+        unsafe_bash: bool = False,
+        shown_as: str | None = None,
     ) -> None:
+        """`shown_as`: what Bash's output calls the folder, for one whose real name is chance."""
         self.root = root.resolve()
         self.limits = limits
+        self._shown_as = shown_as
         self.sandbox = Sandbox(self.root, limits, grade, unsafe_bash)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> str:
@@ -108,6 +115,8 @@ class Workspace:
         except Refused as error:
             raise ToolError(f"Bash is refused: {error}") from error
         output = done.output + ("\n[output cut]" if done.truncated else "")
+        if self._shown_as is not None:
+            output = output.replace(str(self.root), self._shown_as)
         if done.timed_out:
             return f"error: timed out after {self.limits.wall_seconds:g} s\n{output}"
         return f"error: exit status {done.exit_code}\n{output}" if done.exit_code else output

@@ -153,7 +153,7 @@ def fix(id: str, draw: Draw) -> Scenario:
             f'    exit(f"FAIL {bug.name}: got {{got}}, want {bug.want}")',
         ]
     lines.append('print("ok")')
-    source = draw.module(bugs[0].source) if len(bugs) == 1 else "\n\n".join(bug.source for bug in bugs)
+    source = draw.module(bugs[0].source) if len(bugs) == 1 else draw.brief(*(bug.source for bug in bugs))
     files = {path: source, test: "\n".join(lines) + "\n"}
     run = f"python3 {test}"
 

@@ -74,6 +74,11 @@ class Draw:
                 return f"class {word().capitalize()}:\n    {word()} = {self.dice.randint(2, 99)}\n\n\n{body}"
         return body
 
+    def brief(self, *functions: str) -> str:
+        """The same with as little around them as the split has."""
+        body = "\n\n".join(functions)
+        return f'"""{self.names.short().capitalize()}."""\n\n{body}' if self._novelty.words else body
+
     def function(self, name: str | None = None) -> str:
         """A small function that works, to stand beside the one that matters."""
         operation = self.operation()

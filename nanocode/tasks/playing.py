@@ -17,6 +17,8 @@ from nanocode.tasks.task import Task, Verdict, judge
 
 # What a task may take of the machine: small ones, whose output has to fit a small context too.
 SANDBOX = SandboxLimits(wall_seconds=5, cpu_seconds=5, output_bytes=2_000)
+SHOWN_AS = "/workspace"
+"""A temporary folder's name would be chance in what a model reads, and so in what it says."""
 YES = ("Yes.", "Yes, go on.", "Yes, please.", "OK.", "Sure.", "You may.")
 
 
@@ -40,7 +42,7 @@ def attempts(
         workspaces = []
         for task in tasks:
             folder = open_folders.enter_context(tempfile.TemporaryDirectory(prefix="nanocode-"))
-            workspace = Workspace(Path(folder), SANDBOX, unsafe_bash=unsafe_bash)
+            workspace = Workspace(Path(folder), SANDBOX, unsafe_bash=unsafe_bash, shown_as=SHOWN_AS)
             for path, text in task.files.items():
                 workspace.put(path, text)
             workspaces.append(workspace)

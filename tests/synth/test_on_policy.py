@@ -6,7 +6,7 @@ from itertools import cycle
 from nanocode.agent.conversation import Conversation, Step, User
 from nanocode.agent.soul import read_soul
 from nanocode.synth.on_policy import sampled_pairs, training_tasks
-from nanocode.tasks.families import TRAINED, scenario
+from nanocode.tasks.families import CYCLE, TRAINED, scenario
 from nanocode.tasks.task import Check, Task
 
 SOUL = read_soul(None)
@@ -51,7 +51,7 @@ def test_no_pair_is_made_across_tasks() -> None:
 
 def test_tasks_are_of_the_training_families_and_of_no_rollout_and_of_no_evaluation() -> None:
     tasks = training_tasks(3, 0, 40)
-    assert [one.family for one in tasks] == [TRAINED[n % len(TRAINED)] for n in range(40)]
+    assert [one.family for one in tasks] == [CYCLE[n % len(CYCLE)] for n in range(40)]
     assert tasks[7:20] == training_tasks(3, 7, 13)
     others = {
         looks(scenario(family, f"{stream}-3", number).task)

@@ -70,7 +70,7 @@ def test_each_shard_accounts_for_its_own_scenarios(whole: Path) -> None:
 def test_rollouts_come_from_the_training_families_in_turn(whole: Path) -> None:
     found = list(read_rollouts(open_store(whole)))
     families = Counter(family for family, _ in found)
-    assert families == Counter(CYCLE * (SCENARIOS // len(CYCLE)))
+    assert families == Counter(CYCLE[number % len(CYCLE)] for number in range(SCENARIOS))
     assert set(families) == set(TRAINED) and not set(families) & set(TRANSFER)
     for _, messages in found:
         assert isinstance(messages[0], User) and isinstance(messages[-1], Step) and messages[-1].call is None

@@ -12,7 +12,7 @@ from nanocode.agent.conversation import Step
 from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.evals.agent import BASELINES
 from nanocode.tasks.draw import CLOSERS, OPENERS, Novelty, phrasings
-from nanocode.tasks.families import FAMILIES, TRAINED, TRANSFER, scenario, training
+from nanocode.tasks.families import CYCLE, FAMILIES, TRAINED, TRANSFER, scenario, training
 from nanocode.tasks.playing import attempts
 from nanocode.tasks.task import Scenario, Task
 from nanocode.tasks.words import NOUNS, VERBS, is_held_out
@@ -383,10 +383,11 @@ def test_instances_of_one_stream_hardly_ever_repeat(family: str) -> None:
 
 
 def test_training_takes_the_families_in_turn_and_no_transfer_family() -> None:
-    tasks = [one.task for one in training("train-0", 3 * len(TRAINED))]
-    assert [task.family for task in tasks] == 3 * list(TRAINED)
-    assert not set(TRANSFER) & set(TRAINED)
-    assert tasks[len(TRAINED)] == scenario(TRAINED[0], "train-0", 1).task
+    tasks = [one.task for one in training("train-0", 3 * len(CYCLE))]
+    assert [task.family for task in tasks] == 3 * list(CYCLE)
+    assert set(CYCLE) == set(TRAINED) and not set(TRANSFER) & set(TRAINED)
+    assert len({task.id for task in tasks}) == len(tasks)
+    assert tasks[len(CYCLE)] == scenario(CYCLE[0], "train-0", len(CYCLE)).task
 
 
 # --- what the instances claim about themselves, from an independent reading ---
