@@ -106,7 +106,9 @@ def judge(task: Task, conversation: Conversation, workspace: Workspace) -> Verdi
         if done.timed_out or done.exit_code or wanted not in done.output:
             ended = f"exit status {done.exit_code}" if done.exit_code else "it did not come to its end"
             said = "it takes too long" if done.timed_out else (done.output.strip() or ended)
-            return Verdict(False, f"the check says {said.splitlines()[-1][:200]}")
+            # The folder's name is chance, and the same attempt should get the same verdict.
+            said = said.splitlines()[-1].replace(f"{workspace.root}/", "")
+            return Verdict(False, f"the check says {said[:200]}")
     return Verdict(True)
 
 

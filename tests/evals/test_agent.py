@@ -92,6 +92,21 @@ def test_a_command_passes_by_its_exit_status_alone(command: str, passes: bool) -
     assert result.passed is passes
 
 
+@needs_sandbox
+def test_two_attempts_that_are_the_same_get_the_same_verdict() -> None:
+    """Tracebacks name the folder, whose name is chance."""
+    task = Task(id="x", prompt="Do it.", check=Check(python="import os\nopen(os.path.abspath('absent'))\n"))
+    first, second = evaluate(Always(Step("Done.")), [task, task], SOUL)
+    assert first == second
+    assert first.reason.endswith("No such file or directory: 'absent'")
+
+
+def test_bytes_that_are_no_text_can_be_kept() -> None:
+    task = Task(id="x", prompt="Do it.")
+    (result,) = evaluate(Always(Step("a\udcff")), [task], SOUL)
+    assert TaskResult.model_validate_json(result.model_dump_json()).messages[-1] == {"assistant": "a\ufffd"}
+
+
 def test_a_task_that_runs_out_fails_whatever_its_check_says() -> None:
     task = Task(id="x", prompt="Do it.", check=Check(unchanged=True))
     circles = Always(Step("", Call("Read", {"path": "a"})))
