@@ -77,7 +77,7 @@ class Draw:
     def brief(self, *functions: str) -> str:
         """The same with as little around them as the split has."""
         body = "\n\n".join(functions)
-        return f'"""{self.names.short().capitalize()}."""\n\n{body}' if self._novelty.words else body
+        return f'"""The {self.names.short()}."""\n\n{body}' if self._novelty.words else body
 
     def function(self, name: str | None = None) -> str:
         """A small function that works, to stand beside the one that matters."""
