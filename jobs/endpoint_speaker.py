@@ -29,6 +29,10 @@ class EndpointSpeaker:
         self._policy = EndpointPolicy(endpoint, read_soul(None))
         self.label, self.context = f"{model} at {url}", CONTEXT
 
+    def close(self) -> None:
+        """Ends its connections."""
+        self._policy.close()
+
     def count(self, conversation: Conversation) -> int:
         characters = len(self._policy.system) + len(json.dumps(to_json(conversation), ensure_ascii=False))
         return characters // CHARACTERS_PER_TOKEN
