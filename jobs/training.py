@@ -43,8 +43,6 @@ class Plan:
     begin: Callable[[Trainer], State]
     """The state at step 0."""
     evaluate: Callable[[Trainer], Evaluate]
-    flops_share: float = 1.0
-    """Operations per token of a batch, in units of a forward and backward pass."""
 
 
 def run_training(task: Task, plan: Plan) -> Outcome | None:
@@ -63,7 +61,7 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     step = compiled_step(trainer, plan.train_step(trainer), state, place(plan.batches[0]))
     compile_seconds = time.monotonic() - began
     peak, origin = peak_flops()
-    flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens * plan.flops_share
+    flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens
     measure = plan.evaluate(trainer)
 
     with task.metrics() as metrics:
