@@ -52,7 +52,7 @@ def test_every_stage_is_done_and_status_says_so(agent: Path, capsys: pytest.Capt
 def test_synth_says_what_fell_at_which_gate(agent: Path) -> None:
     done = marker(agent, "synth")
     store = LocalStore(agent / done.outputs["rollouts"])
-    gates, rollouts, pairs = done.metrics["gates"], list(read_rollouts(store)), list(read_pairs(store))
+    gates, rollouts, pairs = done.metrics["gates"]["expert"], list(read_rollouts(store)), list(read_pairs(store))
     assert gates["scenarios"] == SCENARIOS
     assert len(rollouts) == gates["kept"] > 0.9 * SCENARIOS
     assert {family for family, _ in rollouts} == set(TRAINED)
@@ -77,7 +77,7 @@ def test_sft_learns_from_what_the_agent_wrote(agent: Path) -> None:
     evaluated = [one for one in read_segments(directory(agent).store, "sft", "metrics") if one["kind"] == "eval"]
     assert [one["step"] for one in evaluated] == [0, 20, 40]
     assert evaluated[-1]["validation"] == found["validation_loss"] < evaluated[0]["validation"] - 0.5
-    assert sum(found["conversations"].values()) == marker(agent, "synth").metrics["gates"]["kept"]
+    assert sum(found["conversations"].values()) == marker(agent, "synth").metrics["gates"]["expert"]["kept"]
     assert 0 <= found["waste"] < 0.3
 
 
