@@ -16,6 +16,8 @@ from nanocode.model.transformer import Transformer, whole_rows
 from nanocode.train.step import abstract_model, with_weights
 from tests.model.test_transformer import SHAPES, random_weights, shape_of
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "hf-nanochat"
 CONTEXT = 160
 """More than two prefill calls, so that prefixes, blocks and the edge of the context are all met."""

@@ -224,6 +224,7 @@ def test_a_finished_run_is_not_run_again(trained: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_can_live_in_a_bucket(gcs_url: str, sources: Path) -> None:
     arguments = begin(Path("unused"), sources, "pretrain.steps=20")
     arguments[2] = gcs_url

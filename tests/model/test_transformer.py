@@ -119,6 +119,7 @@ def attention_inputs(length: int, kv_heads: int, width: int = 16) -> tuple:
     return q, k, v, segments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_blocks_of_queries_agree_with_the_reference_and_so_do_their_gradients(kv_heads: int) -> None:
     *arrays, segments = attention_inputs(300, kv_heads)

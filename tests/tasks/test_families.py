@@ -18,6 +18,8 @@ from nanocode.tasks.task import Scenario, Task
 from nanocode.tasks.words import NOUNS, VERBS, is_held_out
 from tests.tasks.players import OURS, attempted, call, instance, solution, solved
 
+pytestmark = pytest.mark.slow
+
 needs_sandbox = pytest.mark.skipif(best_grade() is Grade.NONE, reason="commands run only where something holds them")
 NOVELTIES = [Novelty(), Novelty(words=True), Novelty(phrasings=True), Novelty(words=True, phrasings=True)]
 BY_FAMILY = pytest.mark.parametrize("family", FAMILIES)

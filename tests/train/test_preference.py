@@ -20,6 +20,8 @@ from nanocode.train.supervision import assistant_targets
 from tests.conversations import TOKENIZER, conversations
 from tests.model.reference import logits as reference_logits
 
+pytestmark = pytest.mark.slow
+
 Kind = Literal["dpo", "ipo"]
 BOS, CONTEXT, PAIRS = TOKENIZER.bos, 96, 4
 SHAPE = ModelShape(layers=1, width=16, heads=2, vocab_size=TOKENIZER.vocab_size, context=CONTEXT)

@@ -57,6 +57,7 @@ def test_accumulation_changes_nothing_but_the_order_of_sums() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[0]["weights"], halves[0]["weights"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (8, 1), (4, 1), (2, 2)])
 def test_eight_devices_agree_with_one(fsdp: int, tensor: int) -> None:
     assert jax.device_count() == 8, "conftest asks for 8 fake devices"
