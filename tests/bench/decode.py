@@ -6,6 +6,7 @@ machine does only adds time, and a decode call is too long to be spared by all o
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -82,8 +83,7 @@ def beside_matmuls(preset: str, rows: int) -> Result:
     for turn in range(TURNS + 1):
         step = seconds_per_step(engine, asked)
         alone = {
-            size: seconds(lambda pair=pair: (multiply if pair[1].ndim == 2 else in_blocks)(*pair))
-            for size, pair in pairs.items()
+            size: seconds(partial(multiply if pair[1].ndim == 2 else in_blocks, *pair)) for size, pair in pairs.items()
         }
         if turn:
             steps.append(step)
@@ -104,9 +104,9 @@ def throughput(preset: str, rows: int) -> Result:
     prefills, decodes = [], []
     for turn in range(6):
         asked = requests(shape, rows, 200, 1)
-        prefill = seconds(lambda asked=asked: engine.generate(asked, dice))
+        prefill = seconds(partial(engine.generate, asked, dice))
         longer = [Request(each.tokens, 128, each.seed) for each in asked]
-        decode = seconds(lambda longer=longer: engine.generate(longer, dice))
+        decode = seconds(partial(engine.generate, longer, dice))
         if turn:
             prefills.append(prefill)
             decodes.append(decode)

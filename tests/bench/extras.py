@@ -19,6 +19,7 @@ from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
 from nanocode.train.setup import compiled_step, fresh_state, make_trainer
+from nanocode.train.step import make_train_step
 
 VARIANTS: dict[str, dict[str, object]] = {
     "preset": {},
@@ -43,13 +44,13 @@ def measure(run: RunDirectory, change: dict[str, object], steps: int) -> dict[st
     tokenizer = Tokenizer.from_bytes(run.store.read(markers["tokenizer"].outputs["tokenizer"]))  # type: ignore[union-attr]
     store = run.store.child(markers["corpus"].outputs["corpus"])  # type: ignore[union-attr]
     rows, per_step = Rows(store), settings.pretrain.batch_tokens // settings.model.context
-    trainer = make_trainer(settings)
+    trainer = make_trainer(settings, settings.pretrain, settings.pretrain_steps)
     state = fresh_state(trainer, settings)
 
     def batch(step: int) -> jax.Array:
         return meshes.global_batch(trainer.mesh, rows.batch(step, per_step, settings.seed)[None], axis=1)
 
-    step = compiled_step(trainer, tokenizer.bos, state, batch(0))
+    step = compiled_step(trainer, make_train_step(trainer.model, trainer.optimizer, tokenizer.bos), state, batch(0))
     began = time.monotonic()
     for number in range(steps):
         state, metrics = step(state, batch(number))

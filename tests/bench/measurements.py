@@ -23,6 +23,7 @@ from nanocode.train import mesh as meshes
 from nanocode.train.checkpoints import Checkpoints
 from nanocode.train.loop import read_ahead
 from nanocode.train.setup import compiled_step, fresh_state, make_trainer
+from nanocode.train.step import make_train_step
 from nanocode.train.throughput import measured_matmul_flops
 from tests.bench import decode
 
@@ -32,14 +33,19 @@ Result = dict[str, float | str]
 
 def step_of(settings: Settings) -> tuple[Any, Any, Any, Any]:
     """Trainer, state, batch and compiled step of some settings, on random rows of two documents each."""
-    trainer = make_trainer(settings)
+    trainer = make_trainer(settings, settings.pretrain, settings.pretrain_steps)
     state = fresh_state(trainer, settings)
     pretrain, shape = settings.pretrain, settings.model
     size = (pretrain.accumulate, pretrain.batch_tokens // shape.context // pretrain.accumulate, shape.context + 1)
     rows = np.random.default_rng(0).integers(1, shape.vocab_size, size).astype(np.int32)
     rows[..., 0] = rows[..., 100] = 0
     batch = meshes.global_batch(trainer.mesh, rows, axis=1)
-    return trainer, state, batch, compiled_step(trainer, 0, state, batch)
+    return (
+        trainer,
+        state,
+        batch,
+        compiled_step(trainer, make_train_step(trainer.model, trainer.optimizer, 0), state, batch),
+    )
 
 
 def train_step(preset: str, *overrides: str) -> Result:
@@ -141,7 +147,7 @@ def loader() -> Result:
 def checkpoints() -> Result:
     """d6's state (float32 weights and moments) to a local folder and back."""
     settings = load("d6", ["pretrain.compute_dtype=float32"])
-    trainer = make_trainer(settings)
+    trainer = make_trainer(settings, settings.pretrain, settings.pretrain_steps)
     state = jax.block_until_ready(fresh_state(trainer, settings))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     with tempfile.TemporaryDirectory() as folder:
