@@ -3,29 +3,23 @@
 import lzma
 from collections.abc import Iterable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from nanocode.data.shards import Rows
+from nanocode.evals.totals import Totals
 from nanocode.model.transformer import Transformer
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train import mesh as meshes
 from nanocode.train.loss import bits_per_byte
 from nanocode.train.step import make_score
-
-BATCH_TOKENS = 16_384
 
 
 class BitsPerByte:
     """Measures a model on rows of one context, compiled once; every host makes the same calls."""
 
     def __init__(self, mesh: Mesh, model: Transformer, tokenizer: Tokenizer) -> None:
-        self._mesh, self._bos = mesh, tokenizer.bos
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        self._batch_rows = max(1, BATCH_TOKENS // model.shape.context // ways) * ways
         sizes = np.zeros(model.shape.vocab_size, np.int32)
         sizes[: tokenizer.vocab_size] = [len(one) for one in tokenizer.bytes_of]
         score = make_score(model, tokenizer.bos)
@@ -34,22 +28,12 @@ class BitsPerByte:
             losses, counts, _ = score(weights, rows)
             return jnp.sum(losses * counts), jnp.sum(jnp.asarray(sizes)[rows[:, 1:]] * (counts > 0))
 
-        self._sums = jax.jit(sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._totals = Totals(mesh, model.shape.context, tokenizer.bos, sums)
 
     def __call__(self, weights: PyTree, rows: Rows, limit: int | None = None) -> float:
         """Over the first `limit` rows; bytes are those of the tokens that were predicted."""
-        nats, size = 0.0, 0
-        stop = min(len(rows), limit or len(rows))
-        share = self._batch_rows // jax.process_count()
-        first = jax.process_index() * share
-        for start in range(0, stop, self._batch_rows):
-            batch = np.full((self._batch_rows, rows.index.context + 1), self._bos, np.int32)  # empty rows count nothing
-            found = rows.rows(start, min(start + self._batch_rows, stop))
-            batch[: len(found)] = found
-            mine = meshes.global_batch(self._mesh, batch[first : first + share])
-            loss, count = jax.device_get(self._sums(weights, mine))
-            nats, size = nats + float(loss), size + int(count)
-        return bits_per_byte(nats, size)
+        nats, size = self._totals(weights, rows, limit)
+        return bits_per_byte(nats, int(size))
 
 
 def xz_bits_per_byte(texts: Iterable[str]) -> float:

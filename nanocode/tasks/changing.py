@@ -58,10 +58,7 @@ def create(id: str, draw: Draw) -> Scenario:
         what=operation.words.format(**parameters),
     )
     files = {other: draw.module(draw.function())}
-    expected = [
-        (name, case, eval(operation.code.format(a="a", b="b"), {}, dict(zip("ab", case, strict=False))))  # noqa: S307
-        for case in cases
-    ]
+    expected = [(name, case, operation.result(case)) for case in cases]
 
     def script() -> Moves:
         yield tool("Edit", path=where, old="", new=source)
@@ -115,7 +112,7 @@ def _bug(draw: Draw, short: bool = False) -> _Bug:
         parameters = {"a": names.short()} if short else draw.parameters(operation)
         case = operation.case(dice)
         wrong, right = (f"    return {code.format(**parameters)}" for code in (operation.wrong, operation.code))
-        want = eval(operation.code.format(a="a", b="b"), {}, dict(zip("ab", case, strict=False)))  # noqa: S307
+        want = operation.result(case)
         source = function(name, operation, parameters, documented=True).replace(right, wrong)
         return _Bug(name, source, wrong, right, case, want)
     if kind == "off by one":
