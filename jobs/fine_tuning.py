@@ -4,16 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 import structlog
 from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import Evaluate, Plan, join_other_hosts, read_tokenizer, run_training, weights_of
+from jobs.training import Evaluate, HostBatches, Plan, join_other_hosts, read_tokenizer, run_training, weights_of
 from nanocode.agent.conversation import render
-from nanocode.config.settings import Settings
 from nanocode.data.packing import pack, waste
 from nanocode.data.shards import INDEX, Index, Rows, dtype_for, index_bytes, write_rows
 from nanocode.evals.bits import BitsPerByte
@@ -32,22 +30,6 @@ log = structlog.get_logger()
 VALIDATION_SHARE = 0.02
 # Conversations that wait for a place: with 2,000 of them under 3% of the demo's slots are padding, with 256 over 5%.
 PACKING_BUFFER = 2000
-
-
-class ConversationBatches:
-    """This host's rows of every global batch of a training stage, as [A, B / hosts, T+1]."""
-
-    def __init__(self, rows: Rows, settings: Settings) -> None:
-        self._rows, self._settings = rows, settings
-
-    def __len__(self) -> int:
-        return self._settings.sft.steps
-
-    def __getitem__(self, step: int) -> np.ndarray:
-        sft = self._settings.sft
-        per_step = sft.batch_tokens // self._settings.model.context
-        mine = self._rows.batch(step, per_step, self._settings.seed, jax.process_index(), jax.process_count())
-        return mine.reshape(sft.accumulate, -1, mine.shape[-1])
 
 
 def train(task: Task) -> Outcome | None:
@@ -76,7 +58,7 @@ def train(task: Task) -> Outcome | None:
     plan = Plan(
         settings.sft,
         settings.sft.steps,
-        ConversationBatches(rows, settings),
+        HostBatches(rows, settings, settings.sft, settings.sft.steps),
         lambda trainer: make_train_step(trainer.model, trainer.optimizer, tokenizer.bos, weigh),
         lambda trainer: state_around(trainer, weights_of(task, "pretrain", trainer)),
         evaluation,

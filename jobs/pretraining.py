@@ -1,13 +1,11 @@
 """Stage pretrain: rows of the corpus to a base model, on every device of every host."""
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import Evaluate, Plan, join_other_hosts, read_tokenizer, run_training
-from nanocode.config.settings import Settings
+from jobs.training import Evaluate, HostBatches, Plan, join_other_hosts, read_tokenizer, run_training
 from nanocode.data.copying import with_copies
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
@@ -27,26 +25,6 @@ PROMPTS = (
 SAMPLE_TOKENS = 48
 # The usual compromise between repetition (0) and noise (1).
 SAMPLE_TEMPERATURE = 0.8
-
-
-class HostBatches:
-    """This host's rows of every global batch, as [A, B / hosts, T+1]."""
-
-    def __init__(self, rows: Rows, settings: Settings, ordinary: range) -> None:
-        self._rows, self._settings, self._ordinary = rows, settings, ordinary
-
-    def __len__(self) -> int:
-        return self._settings.pretrain_steps
-
-    def __getitem__(self, step: int) -> np.ndarray:
-        settings, pretrain = self._settings, self._settings.pretrain
-        per_step = pretrain.batch_tokens // settings.model.context
-        host, hosts = jax.process_index(), jax.process_count()
-        mine = self._rows.batch(step, per_step, settings.seed, host, hosts)
-        if pretrain.copy_share:
-            first = step * per_step + host * per_step // hosts
-            mine = with_copies(mine, first, settings.seed, pretrain.copy_share, self._rows.index.bos, self._ordinary)
-        return mine.reshape(pretrain.accumulate, -1, mine.shape[-1])
 
 
 def train(task: Task) -> Outcome | None:
@@ -72,10 +50,16 @@ def train(task: Task) -> Outcome | None:
 
         return evaluate
 
+    def copies(rows: np.ndarray, first: int) -> np.ndarray:
+        ordinary = range(len(SPECIAL_TOKENS), tokenizer.vocab_size)
+        return with_copies(rows, first, settings.seed, settings.pretrain.copy_share, tokenizer.bos, ordinary)
+
     plan = Plan(
         settings.pretrain,
         settings.pretrain_steps,
-        HostBatches(rows, settings, range(len(SPECIAL_TOKENS), tokenizer.vocab_size)),
+        HostBatches(
+            rows, settings, settings.pretrain, settings.pretrain_steps, copies if settings.pretrain.copy_share else None
+        ),
         lambda trainer: make_train_step(trainer.model, trainer.optimizer, tokenizer.bos),
         lambda trainer: fresh_state(trainer, settings),
         evaluation,

@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task, peak_memory_bytes
-from nanocode.config.settings import Training
+from nanocode.config.settings import Settings, Training
+from nanocode.data.shards import Rows
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.segments import SegmentWriter, read_segments
 from nanocode.text.tokenizer import Tokenizer
@@ -43,6 +44,32 @@ class Plan:
     begin: Callable[[Trainer], State]
     """The state at step 0."""
     evaluate: Callable[[Trainer], Evaluate]
+
+
+class HostBatches:
+    """This host's rows of every global batch, as [A, B / hosts, T+1]."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        settings: Settings,
+        stage: Training,
+        steps: int,
+        alter: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    ) -> None:
+        """`alter(rows, n)`: what becomes of rows n, n + 1, ... of the endless order of training."""
+        self._rows, self._settings, self._stage, self._steps, self._alter = rows, settings, stage, steps, alter
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        per_step = self._stage.batch_tokens // self._settings.model.context
+        host, hosts = jax.process_index(), jax.process_count()
+        mine = self._rows.batch(step, per_step, self._settings.seed, host, hosts)
+        if self._alter is not None:
+            mine = self._alter(mine, step * per_step + host * per_step // hosts)
+        return mine.reshape(self._stage.accumulate, -1, mine.shape[-1])
 
 
 def run_training(task: Task, plan: Plan) -> Outcome | None:
