@@ -284,6 +284,46 @@ class Budget(Section):
     """What a chip costs where you run; prices change, so none is built in."""
 
 
+class Controller(Section):
+    """When the controller tries again, waits, and gives up. All of it is read live."""
+
+    seconds_between_looks: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
+    attempts_at_once: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
+    """Stages that may run side by side; a laptop's cores are better left to one."""
+    slices_at_once: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
+    """Accelerator slices that a run may hold."""
+    failures: int = Field(default=3, ge=1, json_schema_extra=OPERATING)
+    """Failures of a stage without progress in between that end the run; preemptions are free."""
+    retry_seconds: float = Field(default=5.0, ge=0, json_schema_extra=OPERATING)
+    """Wait after a first failure; doubled after each further one."""
+    attempts_without_progress: int = Field(default=8, ge=2, json_schema_extra=OPERATING)
+    """Attempts in a row that end with nothing more saved than the one before: then the run goes nowhere, and ends."""
+    provision_minutes: float = Field(default=60.0, gt=0, json_schema_extra=OPERATING)
+    """For a slice to come, before it is asked for elsewhere."""
+    admission_minutes: float = Field(default=10.0, gt=0, json_schema_extra=OPERATING)
+    """From claiming an attempt until its process runs."""
+    start_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
+    """From its process to its first record of work: downloads, compilation, restoring."""
+    heartbeat_minutes: float = Field(default=10.0, gt=0, json_schema_extra=OPERATING)
+    """Without a sign of life after that, an attempt hangs."""
+    termination_seconds: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
+    """From telling an attempt to leave until it is ended by force."""
+    hold_minutes: float = Field(default=10.0, ge=0, json_schema_extra=OPERATING)
+    """How long a slice is kept that no stage needs right now."""
+    churn_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
+    """How far back a zone's lost slices are held against it."""
+    stockout_minutes: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
+    """How long a zone is left alone that had no slice, or no quota for one."""
+    zones: tuple[str, ...] = Field(default=(), json_schema_extra=OPERATING)
+    """Where slices may come from, best first."""
+    dollars_per_slice_hour: dict[str, float] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Zone -> price of a slice there."""
+    warn_share: float = Field(default=0.8, gt=0, le=1, json_schema_extra=OPERATING)
+    """Share of the budget at which you are warned."""
+    webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """URL that is sent a JSON POST (`{"text": ...}`, as Slack takes it) on done, failed, stalled and budget warning."""
+
+
 class Settings(BaseSettings):
     """One run. Begin with `load`, which knows the presets and words the refusals."""
 
@@ -305,6 +345,7 @@ class Settings(BaseSettings):
     preference: Preference
     agent_eval: AgentEval = AgentEval()
     budget: Budget = Budget()
+    controller: Controller = Controller()
 
     @classmethod
     def settings_customise_sources(

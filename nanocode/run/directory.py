@@ -9,6 +9,7 @@ No step holds a lock between calls, so any process may die at any point.
 """
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import structlog
@@ -55,6 +56,8 @@ class Claim(BaseModel):
     input_digest: str
     who: str
     claimed: AwareDatetime
+    slice: str | None = None
+    """The slice it runs on, where it runs on one."""
 
 
 class RunDirectory:
@@ -82,12 +85,17 @@ class RunDirectory:
         """Begin an attempt that nobody else has: its number, from 1."""
         n = max(self._attempt_numbers(stage), default=0) + 1
         while True:
-            claim = Claim(stage=stage, attempt=n, input_digest=digest, who=who, claimed=datetime.now(UTC))
             try:
-                self.store.create(f"{self.attempt_folder(stage, n)}/claim.json", _as_json(claim))
-                return n
+                return self.claim_number(stage, n, digest, who).attempt
             except AlreadyExists:
                 n += 1
+
+    def claim_number(self, stage: str, attempt: int, digest: str, who: str, slice: str | None = None) -> Claim:
+        """Begin exactly this attempt; `AlreadyExists` when somebody has. Whoever begins it, and only who, starts it."""
+        claimed = datetime.now(UTC)
+        claim = Claim(stage=stage, attempt=attempt, input_digest=digest, who=who, claimed=claimed, slice=slice)
+        self.store.create(f"{self.attempt_folder(stage, attempt)}/claim.json", _as_json(claim))
+        return claim
 
     def attempts(self, stage: str) -> list[Claim]:
         """The claims of a stage by number; one that cannot be read is left out, loudly."""
@@ -167,15 +175,16 @@ class RunDirectory:
         )
 
     def _config_numbers(self) -> list[int]:
-        names = [name.removesuffix(".yaml") for name in self.store.children("config") if name.endswith(".yaml")]
-        return _numbers(names)
+        return numbers(self.store.children("config"), ".yaml")
 
     def _attempt_numbers(self, stage: str) -> list[int]:
-        return _numbers(self.store.children(f"{stage}/attempts"))
+        return numbers(self.store.children(f"{stage}/attempts"))
 
 
-def _numbers(names: list[str] | tuple[str, ...]) -> list[int]:
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+def numbers(names: Iterable[str], suffix: str = "") -> list[int]:
+    """The numbers among names such as `12.yaml`, in order."""
+    stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdecimal())
 
 
 def _as_json(document: BaseModel) -> bytes:
