@@ -18,7 +18,7 @@ class Backend(Protocol):
     """Runs attempts under their names: `(stage, attempt)` of one run."""
 
     def observe(self, live: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], Seen]:
-        """What is known of each of these attempts; one that is left out is ABSENT."""
+        """What is known of each of these attempts, and of any other of the run; one that is left out is ABSENT."""
 
     def start(self, stage: str, attempt: int, slice: str | None) -> None:
         """Begin the process of an attempt that we have just claimed."""

@@ -131,5 +131,7 @@ class Observed:
     """In the order of the graph."""
     slices: tuple[Slice, ...] = ()
     """All that were ever requested, by name, and the permanent ones."""
+    strays: tuple[tuple[str, int], ...] = ()
+    """Stage and number of attempts that have ended, or that nobody claimed, and whose process is there all the same."""
     unknown: frozenset[str] = field(default_factory=frozenset)
     """Of `backend`, `provisioner`: who gave no answer this time. What they would have said is then not decided on."""

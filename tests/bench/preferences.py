@@ -21,7 +21,6 @@ from nanocode.agent.soul import Soul, read_soul
 from nanocode.config.settings import Settings
 from nanocode.evals.agent import Rate, TaskResult, by_family, macro_average
 from nanocode.run.directory import Marker
-from nanocode.storage.objects import Store
 from nanocode.synth.expert import FLAWS
 from nanocode.synth.rollouts import attempt, write_index
 from nanocode.tasks.families import training_scenario

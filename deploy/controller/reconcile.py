@@ -1,0 +1,111 @@
+"""The loop: observe -> decide -> act -> one status write. It may be killed between any two lines, and run anywhere."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from deploy.controller.actions import Action, Begin, Close, Kill, Leave, Note, Release, Request, Tell
+from deploy.controller.backend import Backend, Provisioner, Unreachable
+from deploy.controller.decide import decide
+from deploy.controller.decision import Decision
+from deploy.controller.journal import Journal, Written
+from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage
+from nanocode.run.attempts import End, Stop
+
+log = structlog.get_logger()
+
+ALIVE = (Process.PENDING, Process.RUNNING)
+
+
+class Reconciler:
+    """One controller of one run."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        backend: Backend,
+        provisioner: Provisioner,
+        tell: Callable[[Tell], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal, self._backend, self._provisioner = journal, backend, provisioner
+        self._tell, self._clock = tell, clock
+
+    def once(self) -> Decision:
+        """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
+        written = self._journal.read()
+        now = self._clock()
+        decision = decide(self._observed(written, now), written.policy, written.budget)
+        for action in decision.actions:
+            if isinstance(action, Tell) and action.key in written.told:
+                continue
+            try:
+                self._act(action, now)
+            except Unreachable as error:
+                log.warning("no answer, next round tries again", action=str(action), error=str(error))
+        self._journal.show(decision, now)
+        return decision
+
+    def _observed(self, written: Written, now: float) -> Observed:
+        """What is written, with what backend and provisioner say at this moment."""
+        unknown = set()
+        stages, slices, strays = written.stages, written.slices, []
+        try:
+            live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
+            seen = self._backend.observe(live)
+            stages = tuple(_with_processes(stage, seen) for stage in stages)
+            strays = [key for key, one in seen.items() if key not in live and one.process in ALIVE]
+        except Unreachable as error:
+            log.warning("backend gives no answer", error=str(error))
+            unknown.add("backend")
+        try:
+            slices = _with_presence(slices, self._provisioner.observe())
+        except Unreachable as error:
+            log.warning("provisioner gives no answer", error=str(error))
+            unknown.add("provisioner")
+        return Observed(now, written.intent, stages, slices, tuple(strays), frozenset(unknown))
+
+    def _act(self, action: Action, now: float) -> None:
+        match action:
+            case Begin(stage, attempt, digest, slice):
+                if self._journal.claim(stage, attempt, digest, slice):
+                    self._backend.start(stage, attempt, slice)
+            case Leave(stage, attempt, reason, hung):
+                self._journal.stop(stage, attempt, Stop(reason=reason, at=now, hung=hung))
+                self._backend.stop(stage, attempt)
+            case Kill(stage, attempt):
+                self._backend.kill(stage, attempt)
+            case Close(stage, attempt, ending, reason, progress):
+                self._journal.end(stage, attempt, End(ending=ending, reason=reason, at=now, progress=progress))
+                self._backend.forget(stage, attempt)
+            case Request(name, zone, dollars_per_hour):
+                self._provisioner.request(name, self._journal.request(name, zone, dollars_per_hour, now))
+            case Release(name, _):
+                self._journal.note(name, "released", now)
+                self._provisioner.release(name)
+            case Note(name, fact):
+                self._journal.note(name, fact, now)
+            case Tell(key, _):
+                if self._journal.told(key):
+                    self._tell(action)
+
+
+def _with_processes(stage: Stage, seen: Mapping[tuple[str, int], Seen]) -> Stage:
+    def one(attempt: Attempt) -> Attempt:
+        return replace(attempt, seen=seen.get((stage.name, attempt.number), Seen(Process.ABSENT)))
+
+    return replace(stage, attempts=tuple(one(each) if each.live else each for each in stage.attempts))
+
+
+def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tuple[Slice, ...]:
+    """The recorded facts stand; whether a slice is there, and of use, is what the provisioner says."""
+    known = {one.name for one in written}
+    found = []
+    for one in written:
+        shown = there.get(one.name)
+        present, usable = shown is not None, shown is not None and shown.usable
+        trouble = one.trouble or (shown.trouble if shown is not None else None)
+        found.append(replace(one, present=present, usable=usable, trouble=trouble))
+    return (*found, *(one for name, one in sorted(there.items()) if name not in known))
