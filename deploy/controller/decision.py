@@ -22,6 +22,10 @@ class State(StrEnum):
     OVER_BUDGET = "over budget"
 
 
+RESTS = (State.DONE, State.FAILED, State.SUSPENDED, State.CANCELLED, State.OVER_BUDGET)
+"""Where only the user, or nobody, has anything to do."""
+
+
 @dataclass(frozen=True)
 class StageState:
     state: State

@@ -74,6 +74,8 @@ class Stage:
     reads: tuple[str, ...]
     digest: str
     """What a marker and an attempt must have to count."""
+    reads_what_is_there: bool = False
+    """It comes after those of `reads` that are asked for, and takes what the others have left."""
     marked: str | None = None
     """The digest of its marker."""
     progress: int = 0
@@ -106,7 +108,8 @@ class Slice:
     name: str
     zone: str
     dollars_per_hour: float = 0.0
-    requested: float = 0.0
+    requested: float | None = None
+    """None: the provisioner shows it and nothing is written of it, because it is permanent or what we read is late."""
     ready: float | None = None
     released: float | None = None
     """When we decided to give it back."""
@@ -131,6 +134,8 @@ class Observed:
     """In the order of the graph."""
     slices: tuple[Slice, ...] = ()
     """All that were ever requested, by name, and the permanent ones."""
+    stepped: float | None = None
+    """When the clock of whoever looks was last seen to jump, as it does when a laptop wakes up."""
     strays: tuple[tuple[str, int], ...] = ()
     """Stage and number of attempts that have ended, or that nobody claimed, and whose process is there all the same."""
     unknown: frozenset[str] = field(default_factory=frozenset)

@@ -17,6 +17,8 @@ from nanocode.run.attempts import End, Stop
 log = structlog.get_logger()
 
 ALIVE = (Process.PENDING, Process.RUNNING)
+JUMP_SECONDS = 30.0
+"""More than a slow round, less than any deadline."""
 
 
 class Reconciler:
@@ -29,14 +31,18 @@ class Reconciler:
         provisioner: Provisioner,
         tell: Callable[[Tell], None],
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
+        """`monotonic`: a clock that stands still while the machine sleeps; with it, jumps of the other are noticed."""
         self._journal, self._backend, self._provisioner = journal, backend, provisioner
-        self._tell, self._clock = tell, clock
+        self._tell, self._clock, self._monotonic = tell, clock, monotonic
+        self._drift: float | None = None
+        self._stepped: float | None = None
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
         written = self._journal.read()
-        now = self._clock()
+        now = self._now()
         decision = decide(self._observed(written, now), written.policy, written.budget)
         for action in decision.actions:
             if isinstance(action, Tell) and action.key in written.told:
@@ -47,6 +53,15 @@ class Reconciler:
                 log.warning("no answer, next round tries again", action=str(action), error=str(error))
         self._journal.show(decision, now)
         return decision
+
+    def _now(self) -> float:
+        now = self._clock()
+        if self._monotonic is not None:
+            drift = now - self._monotonic()
+            if self._drift is not None and abs(drift - self._drift) > JUMP_SECONDS:
+                self._stepped = now
+            self._drift = drift
+        return now
 
     def _observed(self, written: Written, now: float) -> Observed:
         """What is written, with what backend and provisioner say at this moment."""
@@ -65,7 +80,7 @@ class Reconciler:
         except Unreachable as error:
             log.warning("provisioner gives no answer", error=str(error))
             unknown.add("provisioner")
-        return Observed(now, written.intent, stages, slices, tuple(strays), frozenset(unknown))
+        return Observed(now, written.intent, stages, slices, self._stepped, tuple(strays), frozenset(unknown))
 
     def _act(self, action: Action, now: float) -> None:
         match action:

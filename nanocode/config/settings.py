@@ -308,6 +308,8 @@ class Controller(Section):
     """Without a sign of life after that, an attempt hangs."""
     termination_seconds: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
     """From telling an attempt to leave until it is ended by force."""
+    release_seconds: float = Field(default=60.0, ge=0, json_schema_extra=OPERATING)
+    """From giving a slice back until it costs nothing: the budget keeps that much back."""
     hold_minutes: float = Field(default=10.0, ge=0, json_schema_extra=OPERATING)
     """How long a slice is kept that no stage needs right now."""
     churn_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)

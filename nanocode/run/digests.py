@@ -5,15 +5,16 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from nanocode.config.settings import Settings
-from nanocode.run.directory import RunDirectory
+from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.graph import STAGES, input_digest, order
+from nanocode.run.intent import latest_intent
 
 BLOCK_BYTES = 1 << 20
 OUR_SOUL = resources.files("nanocode.config").joinpath("SOUL.md")
@@ -21,11 +22,18 @@ OUR_SOUL = resources.files("nanocode.config").joinpath("SOUL.md")
 
 def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
     """What each stage's marker has to say to be current; `ConfigurationError` for a file that is not there."""
+    return digests_beside(settings, run.done, latest_intent(run).again)
+
+
+def digests_beside(
+    settings: Settings, done: Callable[[str], Marker | None], again: Mapping[str, int]
+) -> dict[str, str]:
+    """The same for whoever has the markers, and knows how often the user began each stage again."""
     digests: dict[str, str] = {}
     for name in order():
         stage = STAGES[name]
         if stage.reads_what_is_there:
-            upstream = current_fingerprints(run, stage.reads, digests)
+            upstream = current_fingerprints(done, stage.reads, digests)
         else:
             upstream = {other: digests[other] for other in stage.reads}
         files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
@@ -35,13 +43,17 @@ def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
             files |= public_digests(settings)
         if "base_eval" in stage.settings:
             files |= bundle_digest(settings)
+        if again.get(name):
+            files["begun again"] = str(again[name])
         digests[name] = input_digest(name, settings.digested(stage.settings), files, upstream)
     return digests
 
 
-def current_fingerprints(run: RunDirectory, stages: tuple[str, ...], digests: Mapping[str, str]) -> dict[str, str]:
+def current_fingerprints(
+    done: Callable[[str], Marker | None], stages: tuple[str, ...], digests: Mapping[str, str]
+) -> dict[str, str]:
     """The fingerprint of each stage's marker, of those that are done and not stale."""
-    markers = {name: run.done(name) for name in stages}
+    markers = {name: done(name) for name in stages}
     return {
         name: marker.fingerprint()
         for name, marker in markers.items()

@@ -1,0 +1,238 @@
+"""What the controller is allowed to do, each rule a pure function of what was observed.
+
+Times were written by several clocks, which may step: an age that comes out negative counts as zero, so a step can make
+the controller late by its size, and never makes it forget.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from deploy.controller.observed import Attempt, Observed, Process, Slice, Stage, Trouble
+from nanocode.config.settings import Budget, Controller
+from nanocode.run.attempts import End, Ending
+from nanocode.run.exits import Exit
+
+SIGTERM = 15
+GONE = (Process.EXITED, Process.LOST, Process.ABSENT)
+SECONDS_PER_HOUR = 3600.0
+USEFUL_MINUTES = 5.0
+"""A slice that the budget would have to end before this is not worth asking for: the first step takes that long."""
+LOOKS_TO_STOP = 5
+"""One each to tell an attempt, to end it, to see that it has, to give its slice back, and to spare."""
+PERMISSION_MINUTES = 60.0
+"""How long a zone is left alone in which we may do nothing: until somebody has granted it."""
+
+
+def age(now: float, since: float | None) -> float:
+    """Seconds since then; 0 for a time to come."""
+    return 0.0 if since is None else max(0.0, now - since)
+
+
+# -- attempts ----------------------------------------------------------------------------------------------------------
+
+
+def ending(stage: Stage, attempt: Attempt, policy: Controller, now: float) -> tuple[Ending, str] | None:
+    """What the end of a live attempt counts as, and why; None while its process may still do something."""
+    seen, stop = attempt.seen, attempt.stop
+    if seen.process not in GONE:
+        return None
+    if stage.marked == attempt.digest:
+        return Ending.DONE, "done"
+    if stop is not None:
+        return (Ending.FAILED if stop.hung else Ending.STOPPED), stop.reason
+    if seen.process is Process.LOST:
+        return Ending.PREEMPTED, seen.reason or "it vanished with its host"
+    if seen.process is Process.ABSENT:
+        late = age(now, attempt.claimed) > policy.admission_minutes * 60
+        return (Ending.PREEMPTED, "it was claimed and never started") if late else None
+    return _ending_by_exit_code(seen.exit_code, seen.disrupted, seen.reason)
+
+
+def _ending_by_exit_code(code: int | None, disrupted: bool, reason: str) -> tuple[Ending, str]:
+    if disrupted or code in (Exit.PREEMPTED, -SIGTERM):
+        return Ending.PREEMPTED, reason or "told to leave"
+    if code in (Exit.CONFIGURATION, Exit.USAGE):
+        return Ending.CONFIGURATION, reason or f"exit code {code}"
+    if code == Exit.DONE:
+        return Ending.FAILED, "it ended with exit code 0 and left no marker"
+    ended = "it was killed" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Ending.FAILED, f"{ended}: {reason}" if reason else ended
+
+
+def overdue(attempt: Attempt, policy: Controller, now: float, stepped: float | None) -> tuple[str, bool] | None:
+    """Why a live attempt has to be stopped, and whether it hangs; None while every deadline holds.
+
+    Deadlines begin anew when the clock has stepped: a laptop that slept must not think its work hangs.
+    """
+
+    def passed(since: float | None, minutes: float) -> bool:
+        return since is not None and age(now, max(since, stepped or since)) > minutes * 60
+
+    seen = attempt.seen
+    if seen.process is Process.PENDING and passed(seen.since or attempt.claimed, policy.admission_minutes):
+        return f"no machine took it within {policy.admission_minutes:g} minutes", False
+    if seen.process is not Process.RUNNING:
+        return None
+    if attempt.first_step is None:
+        if passed(seen.since or attempt.claimed, policy.start_minutes):
+            return f"it did no step within {policy.start_minutes:g} minutes", True
+    elif passed(max(attempt.first_step, attempt.last_sign or 0.0), policy.heartbeat_minutes):
+        return f"it gave no sign of life for {policy.heartbeat_minutes:g} minutes", True
+    return None
+
+
+def out_of_grace(attempt: Attempt, policy: Controller, now: float) -> bool:
+    """Whether an attempt that was told to leave has had the time to."""
+    return attempt.stop is not None and age(now, attempt.stop.at) > policy.termination_seconds
+
+
+# -- retries -----------------------------------------------------------------------------------------------------------
+
+
+def counted(stage: Stage, forgiven: int) -> list[End]:
+    """The endings that a stage is judged by: of its digest, not forgiven, and not of our own doing."""
+    ends = [one.end for one in stage.attempts if one.digest == stage.digest and one.number > forgiven]
+    return [end for end in ends if end is not None and end.ending is not Ending.STOPPED]
+
+
+def failures(ends: Iterable[End]) -> int:
+    """Failures since the stage last got further than before."""
+    count = furthest = 0
+    for end in ends:
+        if end.progress > furthest:
+            count, furthest = 0, end.progress
+        count += end.ending is Ending.FAILED
+    return count
+
+
+def exhausted(ends: Sequence[End], policy: Controller) -> str:
+    """Why a stage is not tried again; empty while it is."""
+    for end in ends:
+        if end.ending is Ending.CONFIGURATION:
+            return end.reason
+    count = failures(ends)
+    if count >= policy.failures:
+        return f"{count} failures without progress, the last one: {_last_failure(ends)}"
+    last = ends[-policy.attempts_without_progress :]
+    if len(last) == policy.attempts_without_progress and len({end.progress for end in last}) == 1:
+        return f"{len(last)} attempts ended where they began, the last one: {last[-1].reason}"
+    return ""
+
+
+def _last_failure(ends: Sequence[End]) -> str:
+    return next(end.reason for end in reversed(ends) if end.ending is Ending.FAILED)
+
+
+def waits(ends: Sequence[End], policy: Controller, now: float) -> bool:
+    """Whether it is too early to try again: after a failure only, and longer after each."""
+    if not ends or ends[-1].ending is not Ending.FAILED:
+        return False
+    return 0 <= now - ends[-1].at < policy.retry_seconds * 2 ** (failures(ends) - 1)
+
+
+# -- slices ------------------------------------------------------------------------------------------------------------
+
+
+def held(one: Slice) -> bool:
+    """Asked for, and neither given back nor gone."""
+    return one.requested is not None and one.released is None and one.gone is None
+
+
+def of_use(one: Slice) -> bool:
+    """Whether a stage can begin on it."""
+    return one.usable and (one.permanent or held(one))
+
+
+def user_of(one: Slice, stages: Iterable[Stage]) -> Attempt | None:
+    """The live attempt on a slice."""
+    live = (attempt for stage in stages for attempt in stage.attempts if attempt.live)
+    return next((attempt for attempt in live if attempt.slice == one.name), None)
+
+
+def idle_seconds(one: Slice, stages: Iterable[Stage], now: float) -> float:
+    """Since it came, or since the last attempt on it ended."""
+    attempts = (attempt for stage in stages for attempt in stage.attempts if attempt.slice == one.name)
+    return age(now, max([one.ready or 0.0, *(attempt.end.at for attempt in attempts if attempt.end)]))
+
+
+def lost(one: Slice) -> bool:
+    """Whether it was taken away from us."""
+    return one.trouble is Trouble.PREEMPTED or (one.ready is not None and one.gone is not None and one.released is None)
+
+
+def hopeless(one: Slice, policy: Controller, now: float) -> str:
+    """Why a slice that we hold will not be of use (any more); empty while it may."""
+    if one.trouble is not None:
+        return one.trouble.value
+    if one.ready is None and age(now, one.requested) > policy.provision_minutes * 60:
+        return f"it did not come within {policy.provision_minutes:g} minutes"
+    return ""
+
+
+def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
+    """Where to ask for the next slice, best first: the fewest losses lately, then the price, then the user's order.
+
+    A zone that had no slice for us is left alone for a while; empty when all are.
+    """
+    known = [one for one in slices if not one.permanent]
+    minutes = {
+        Trouble.STOCKOUT: policy.stockout_minutes,
+        Trouble.QUOTA: policy.stockout_minutes,
+        Trouble.PERMISSION: PERMISSION_MINUTES,
+    }
+
+    def refused(zone: str) -> bool:
+        return any(
+            one.zone == zone and one.trouble in minutes and age(now, one.released) <= minutes[one.trouble] * 60
+            for one in known
+            if one.trouble is not None
+        )
+
+    def losses(zone: str) -> int:
+        lately = policy.churn_minutes * 60
+        return sum(one.zone == zone and lost(one) and age(now, one.gone or one.released) <= lately for one in known)
+
+    def promise(zone: str) -> tuple[int, float, int]:
+        return losses(zone), policy.dollars_per_slice_hour.get(zone, 0.0), policy.zones.index(zone)
+
+    return sorted((zone for zone in policy.zones if not refused(zone)), key=promise)
+
+
+# -- money -------------------------------------------------------------------------------------------------------------
+
+
+def spent(seen: Observed) -> float:
+    """Dollars so far: slices from when they came until they are gone, permanent ones while an attempt lives on them."""
+    total = 0.0
+    for one in seen.slices:
+        if one.permanent:
+            attempts = [attempt for stage in seen.stages for attempt in stage.attempts if attempt.slice == one.name]
+            spans = [(attempt.claimed, attempt.end.at if attempt.end else seen.now) for attempt in attempts]
+        else:
+            spans = [(one.ready, one.gone or seen.now)] if one.ready is not None else []
+        total += sum(age(end, begin) for begin, end in spans) * one.dollars_per_hour / SECONDS_PER_HOUR
+    return total
+
+
+def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
+    """Dollars that slices still cost once it is decided to stop: the grace, giving them back, and the looks between."""
+    seconds = policy.termination_seconds + policy.release_seconds + LOOKS_TO_STOP * policy.seconds_between_looks
+    return sum(prices) * seconds / SECONDS_PER_HOUR
+
+
+def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
+    """Why going on would cost more than there is; empty while it would not.
+
+    Stopping begins at the budget less what stopping costs. With nothing held, a slice has to be worth its start.
+    """
+    if budget.dollars is None:
+        return ""
+    costing = [one for one in seen.slices if not one.permanent and one.gone is None and one.ready is not None]
+    so_far = spent(seen)
+    if costing:
+        needed = cost_of_stopping((one.dollars_per_hour for one in costing), policy)
+    else:
+        cheapest = min((policy.dollars_per_slice_hour.get(zone, 0.0) for zone in policy.zones), default=0.0)
+        needed = cost_of_stopping([cheapest], policy) + cheapest * USEFUL_MINUTES * 60 / SECONDS_PER_HOUR
+    if so_far + needed < budget.dollars or so_far + needed == 0:
+        return ""
+    return f"${so_far:.2f} of ${budget.dollars:.2f} are spent: raise budget.dollars to go on"
