@@ -64,7 +64,7 @@ def models(bench: Bench, settings: Settings, synth: Marker, label: str) -> dict[
     per_step = times["step"] / settings.sft.steps
     more = max(1, round((spent - times["compile"]) / per_step))
     print(f"SFT {seconds:.0f} s, preference {spent:.0f} s, which are {more} more steps of SFT", flush=True)
-    longer = with_steps(settings, more, decay_share=1.0)
+    longer = with_steps(settings, more, warmup_share=0.0, decay_share=1.0)
     continued, _ = bench.stage(fine_tuning.train, task("sft", f"{label} continued", longer, pretrain=sft))
     return {"SFT": sft, "SFT + preference": preferred, "SFT + more SFT": continued}
 
