@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import jax
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
 
 from jobs.stage import read_settings
 from nanocode.agent.policies import make_engine
 from nanocode.config.settings import Settings
 from nanocode.generate.engine import Engine
-from nanocode.model.transformer import parameters
+from nanocode.model.transformer import Transformer, parameters
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import open_store
@@ -40,12 +41,19 @@ def load_agent(location: str, stage: str | None = None, slots: int = 1) -> Agent
     if marker is None:
         raise ConfigurationError(f"stage tokenizer is not done in {location}: run `nanocode run --run-dir {location}`")
     tokenizer = Tokenizer.from_bytes(run.store.read(marker.outputs["tokenizer"]))
+    model, weights = load_weights(run, settings, checkpoint)
+    return AgentModel(found, settings, tokenizer, make_engine(model, weights, tokenizer, slots))
+
+
+def load_weights(run: RunDirectory, settings: Settings, checkpoint: Marker) -> tuple[Transformer, PyTree]:
+    """The model, and the weights that a stage's marker names, on one device.
+
+    Training's mesh has to divide its batch; decoding takes one device, however many there are.
+    """
     model = abstract_model(settings.model, settings.pretrain.compute_dtype, remat=False)
-    # Training's mesh has to divide its batch; decoding takes one device, however many there are.
     here = SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parameters(model))
-    weights = restore_weights(run.store, checkpoint.outputs["checkpoint"], like)
-    return AgentModel(found, settings, tokenizer, make_engine(model, weights, tokenizer, slots))
+    return model, restore_weights(run.store, checkpoint.outputs["checkpoint"], like)
 
 
 def newest(run: RunDirectory, location: str, stage: str | None) -> tuple[str, Marker]:

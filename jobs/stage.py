@@ -32,7 +32,6 @@ from nanocode.train.preemption import Preempted, Preemption
 log = structlog.get_logger()
 
 RECORDED_PACKAGES = ("nanocode", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
-DIGITS_IN_FOLDER = 12
 
 
 @dataclass
@@ -62,8 +61,8 @@ class Task:
 
     @property
     def folder(self) -> str:
-        """Where the stage's outputs go: named by its digest, so attempts write the same bytes to the same names."""
-        return f"{self.stage}/{self.digest[:DIGITS_IN_FOLDER]}"
+        """Where the stage's outputs go."""
+        return self.run.output_folder(self.stage, self.digest)
 
     @property
     def output(self) -> Store:

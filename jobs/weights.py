@@ -11,7 +11,7 @@ import tokenizers
 from jaxtyping import PyTree
 
 from jobs.local import pinned
-from jobs.stage import DIGITS_IN_FOLDER, read_settings, versions
+from jobs.stage import read_settings, versions
 from nanocode.config.settings import load
 from nanocode.model import huggingface
 from nanocode.run.digests import stage_digests
@@ -68,7 +68,7 @@ def import_run(folder: Path, location: str, preset: str) -> None:
     digests = stage_digests(settings, run)
     run.add_config(settings.to_yaml())
     origin = {"imported": folder.resolve().name}
-    name = f"tokenizer/{digests['tokenizer'][:DIGITS_IN_FOLDER]}/tokenizer.json"
+    name = f"{run.output_folder('tokenizer', digests['tokenizer'])}/tokenizer.json"
     run.store.write(name, tokenizer.to_bytes())
     facts: dict[str, Any] = {**origin, "vocab_size": tokenizer.vocab_size}
     _mark(run, "tokenizer", digests["tokenizer"], {"tokenizer": name}, facts)

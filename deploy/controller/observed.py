@@ -87,6 +87,11 @@ class Stage:
     def done(self) -> bool:
         return self.marked == self.digest
 
+    @property
+    def lives(self) -> bool:
+        """Whether any attempt at it lives, whatever its digest."""
+        return any(one.live for one in self.attempts)
+
 
 class Trouble(StrEnum):
     """Why a slice could not be had, or ended."""

@@ -4,6 +4,7 @@ Times were written by several clocks, which may step: an age that comes out nega
 the controller late by its size, and never makes it forget.
 """
 
+import signal
 from collections.abc import Iterable, Sequence
 
 from deploy.controller.observed import Attempt, Observed, Process, Slice, Stage, Trouble
@@ -11,7 +12,6 @@ from nanocode.config.settings import Budget, Controller
 from nanocode.run.attempts import End, Ending
 from nanocode.run.exits import Exit
 
-SIGTERM = 15
 GONE = (Process.EXITED, Process.LOST, Process.ABSENT)
 SECONDS_PER_HOUR = 3600.0
 USEFUL_MINUTES = 5.0
@@ -48,7 +48,7 @@ def ending(stage: Stage, attempt: Attempt, policy: Controller, now: float) -> tu
 
 
 def _ending_by_exit_code(code: int | None, disrupted: bool, reason: str) -> tuple[Ending, str]:
-    if disrupted or code in (Exit.PREEMPTED, -SIGTERM):
+    if disrupted or code in (Exit.PREEMPTED, -signal.SIGTERM):
         return Ending.PREEMPTED, reason or "told to leave"
     if code in (Exit.CONFIGURATION, Exit.USAGE):
         return Ending.CONFIGURATION, reason or f"exit code {code}"

@@ -145,7 +145,7 @@ class RunJournal:
         if live := [one.signs for one in mine if one.signs is not None]:
             safe += [signs.newest_checkpoint for signs in live]
             if not any(signs.newest_checkpoint for signs in live):
-                safe.append(len(self._run.store.list(f"{name}/{digest[:12]}/")))
+                safe.append(len(self._run.store.list(self._run.output_folder(name, digest) + "/")))
         return Stage(
             name=name,
             machine=graph.machine,

@@ -1,8 +1,7 @@
 """What a live attempt publishes, looked at again and again: one listing, and of segments only the newest, once each."""
 
-import json
-
-from nanocode.storage.objects import NotFound, Store
+from nanocode.run.segments import KINDS, records
+from nanocode.storage.objects import Store
 
 WORK = {"metrics": ("step", "time"), "events": ("progress",)}
 """Kinds of records that say that work was done, by kind of segment."""
@@ -34,7 +33,7 @@ class Signs:
             kind, _, rest = name.partition("/")
             if kind == "checkpoints" and rest.endswith(".json") and rest[:-5].isdecimal():
                 self.newest_checkpoint = max(self.newest_checkpoint, int(rest[:-5]))
-            elif kind in ("metrics", "events", "log"):
+            elif kind in KINDS:
                 newest[f"{kind}/{rest.rpartition('-')[0]}"] = name  # names are sorted: the last of a host is its newest
         for writer, name in newest.items():
             if self._read.get(writer) != name:
@@ -42,17 +41,11 @@ class Signs:
                 self._take(name)
 
     def _take(self, name: str) -> None:
-        try:
-            lines = self._store.read(f"{self._folder}/{name}").splitlines()
-        except NotFound:
-            return
         kinds = WORK.get(name.partition("/")[0], ())
-        for line in lines:
-            try:
-                record = json.loads(line)
-                time, kind = float(record["time"]), record.get("kind")
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # a damaged line is no sign
+        for record in records(self._store, f"{self._folder}/{name}"):
+            time = record.get("time")
+            if not isinstance(time, int | float):
+                continue
             self.last_sign = max(time, self.last_sign or time)
-            if kind in kinds:
+            if record.get("kind") in kinds:
                 self.first_step = min(time, self.first_step or time)

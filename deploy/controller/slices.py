@@ -6,7 +6,7 @@ from deploy.controller.actions import Action, Begin, Note, Release, Request
 from deploy.controller.decision import RESTS, StageState, State
 from deploy.controller.observed import Observed, Slice
 from deploy.controller.policies import held, hopeless, idle_seconds, out_of_grace, user_of, zones
-from deploy.controller.stages import asked_for, ready
+from deploy.controller.stages import any_failed, asked_for, machines_free, ready
 from nanocode.config.settings import Controller
 
 
@@ -63,7 +63,7 @@ def _needless(
 
 
 def _will_need_slices(seen: Observed, states: dict[str, StageState]) -> bool:
-    if any(state.state is State.FAILED for state in states.values()):
+    if any_failed(states):
         return False
     return any(
         stage.machine == "accelerator" and asked_for(seen, stage.name) and states[stage.name].state not in RESTS
@@ -76,8 +76,7 @@ def _requests(
 ) -> Iterator[Request]:
     """New slices for stages that could run now, and the state of those that wait for one."""
     holding = sum(not one.permanent and one.gone is None for one in seen.slices)
-    room = policy.attempts_at_once - len(begun)
-    room -= sum(any(one.live for one in stage.attempts) for stage in seen.stages)
+    room = machines_free(seen, policy) - len(begun)
     wanting = [stage for stage in ready(seen, policy, states) if stage.machine == "accelerator"][: max(0, room)]
     number = max((int(one.name.rpartition("-")[2]) for one in seen.slices if not one.permanent), default=0)
     for place, stage in enumerate(wanting):

@@ -53,13 +53,13 @@ def _out_of_reach(stage: Stage, seen: Observed) -> str:
 
 def missing(stage: Stage, seen: Observed) -> str:
     """What has to be done first."""
-    missing = [
+    names = [
         other.name
         for other in seen.stages
         if other.name in stage.reads and not other.done
         if not stage.reads_what_is_there or asked_for(seen, other.name)
     ]
-    return f"for {', '.join(missing)}" if missing else ""
+    return f"for {', '.join(names)}" if names else ""
 
 
 def state_of_live(stage: Stage) -> StageState | None:
@@ -97,9 +97,19 @@ def live_actions(
         yield Leave(stage.name, attempt.number, *late)
 
 
+def any_failed(states: dict[str, StageState]) -> bool:
+    """Whether a stage that is asked for has failed."""
+    return any(state.state is State.FAILED for state in states.values())
+
+
+def machines_free(seen: Observed, policy: Controller) -> int:
+    """How many more stages may run beside those that do."""
+    return policy.attempts_at_once - sum(stage.lives for stage in seen.stages)
+
+
 def beginnings(seen: Observed, policy: Controller, states: dict[str, StageState]) -> Iterator[Begin]:
     """The attempts to begin now: in the order of the graph, on free slices, within the machines allowed."""
-    room = policy.attempts_at_once - sum(any(one.live for one in stage.attempts) for stage in seen.stages)
+    room = machines_free(seen, policy)
     free = [one for one in seen.slices if of_use(one) and user_of(one, seen.stages) is None]
     for stage in ready(seen, policy, states):
         if room <= 0:
@@ -116,14 +126,14 @@ def beginnings(seen: Observed, policy: Controller, states: dict[str, StageState]
 
 def ready(seen: Observed, policy: Controller, states: dict[str, StageState]) -> list[Stage]:
     """The stages that could run now, were a machine free."""
-    if any(state.state is State.FAILED for state in states.values()):
+    if any_failed(states):
         return []  # what lives may end, and nothing new is paid for
     return [
         stage
         for stage in seen.stages
         if states[stage.name].state in (State.WAITING, State.STALE, State.PREEMPTED)
         if asked_for(seen, stage.name)
-        if not any(one.live for one in stage.attempts)
+        if not stage.lives
         if not missing(stage, seen)
         if not waits(counted(stage, seen.intent.forgiven.get(stage.name, 0)), policy, seen.now)
     ]

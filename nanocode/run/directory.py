@@ -19,7 +19,7 @@ from nanocode.storage.objects import AlreadyExists, NotFound, StaleGeneration, S
 
 log = structlog.get_logger()
 
-# Hex digits of a digest in a set-aside name: 48 bits, enough to tell the few markers of one stage apart.
+# Hex digits of a digest in a name: 48 bits, enough to tell the few digests of one stage apart.
 PREFIX_DIGITS = 12
 
 
@@ -109,6 +109,10 @@ class RunDirectory:
             except ValidationError:
                 log.warning("claim cannot be read: its attempt is ignored", claim=f"{self.store.url}/{name}")
         return claims
+
+    def output_folder(self, stage: str, digest: str) -> str:
+        """Where the stage's outputs go: named by its digest, so attempts write the same bytes to the same names."""
+        return f"{stage}/{digest[:PREFIX_DIGITS]}"
 
     def attempt_folder(self, stage: str, attempt: int) -> str:
         """Where attempt n of the stage writes everything that is its own."""

@@ -119,7 +119,7 @@ def read_segments(
     for number in numbers:
         for segment in _segments(store, f"{stage}/attempts/{number}/{kind}"):
             if host is None or segment.rpartition("/")[2].rpartition("-")[0] == str(host):
-                yield from _records(store, segment)
+                yield from records(store, segment)
 
 
 def last_record_time(store: Store, stage: str, attempt: int) -> float | None:
@@ -127,8 +127,8 @@ def last_record_time(store: Store, stage: str, attempt: int) -> float | None:
     times: list[float] = []
     for kind in get_args(Kind):
         last = {name.rpartition("-")[0]: name for name in _segments(store, f"{stage}/attempts/{attempt}/{kind}")}
-        records = [record for name in last.values() for record in _records(store, name)]
-        times += [record["time"] for record in records if isinstance(record.get("time"), int | float)]
+        found = [record for name in last.values() for record in records(store, name)]
+        times += [record["time"] for record in found if isinstance(record.get("time"), int | float)]
     return max(times, default=None)
 
 
@@ -146,7 +146,8 @@ def _position(segment: str) -> tuple[int, str, int] | None:
     return len(host), host, int(seq)
 
 
-def _records(store: Store, name: str) -> Iterator[dict[str, Any]]:
+def records(store: Store, name: str) -> Iterator[dict[str, Any]]:
+    """The records of one segment; damaged lines are skipped, loudly, and a segment that is gone has none."""
     try:
         data = store.read(name)
     except NotFound:

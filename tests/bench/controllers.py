@@ -5,11 +5,11 @@ attempts behind it, observed and decided by 8 threads; then 10,000 rounds of one
 memory of the process.
 """
 
-import resource
 import statistics
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from deploy.controller.observed import Process, Seen, Slice
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
+from jobs.stage import peak_memory_bytes
 from nanocode.config.settings import load
 from nanocode.run.attempts import End, Ending
 from nanocode.run.digests import stage_digests
@@ -30,10 +31,10 @@ ATTEMPTS, SEGMENTS = 6, 20
 
 
 class Running:
-    """A backend where everything runs, and a provisioner with one machine."""
+    """A backend where everything runs."""
 
-    def observe(self, live: object = ()) -> "dict[tuple[str, int], Seen]":
-        return {key: Seen(Process.RUNNING) for key in live}  # type: ignore[attr-defined]
+    def observe(self, live: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Seen]:
+        return {key: Seen(Process.RUNNING) for key in live}
 
     def start(self, stage: str, attempt: int, slice: str | None) -> None: ...
     def stop(self, stage: str, attempt: int) -> None: ...
@@ -42,6 +43,8 @@ class Running:
 
 
 class Pool:
+    """A provisioner with one machine."""
+
     def observe(self) -> dict[str, Slice]:
         return {"pool": Slice("pool", "here", usable=True, permanent=True)}
 
@@ -71,10 +74,6 @@ def in_the_middle(store: Store) -> Reconciler:
     return Reconciler(RunJournal(run), Running(), Pool(), lambda tell: None)
 
 
-def memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> None:
     server()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -90,11 +89,13 @@ def main() -> None:
         controller = in_the_middle(LocalStore(Path(folder)))
         for _ in range(200):
             controller.once()
-        before, began = memory_mb(), time.perf_counter()
+        before, began = peak_memory_bytes(), time.perf_counter()
         for _ in range(LOOKS):
             controller.once()
         each = (time.perf_counter() - began) / LOOKS
-        print(f"{LOOKS} looks at one run, {each * 1e3:.2f} ms each, added {memory_mb() - before:.1f} MB")
+        print(
+            f"{LOOKS} looks at one run, {each * 1e3:.2f} ms each, added {(peak_memory_bytes() - before) / 1e6:.1f} MB"
+        )
 
 
 if __name__ == "__main__":

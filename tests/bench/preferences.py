@@ -4,7 +4,8 @@
 `python -m tests.bench.preferences RUN --sloppy`: one seed, after SFT on rollouts of which half flatter, offer more work
 or ask for permission. There the preference stage has something to do; this shows whether its mechanism works.
 
-RUN is a copy of a finished run of the demo: the trials add attempts and folders to it, and leave its markers. The tasks are
+RUN is a copy of a finished run of the demo: the trials add attempts and folders to it, and leave its markers. A second
+bench needs a fresh copy, or the times of what is done already are missing. No run is measured on the tasks of this one.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from nanocode.config.settings import Settings
 from nanocode.evals.agent import Rate, TaskResult, by_family, macro_average
 from nanocode.run.directory import Marker
 from nanocode.synth.expert import FLAWS
-from nanocode.synth.rollouts import attempt, write_index
+from nanocode.synth.rollouts import INDEX, attempt, write_index
 from nanocode.tasks.families import training_scenario
 from tests.bench.trial import Bench
 
@@ -76,7 +77,7 @@ def with_steps(settings: Settings, steps: int, **changes: Any) -> Settings:
 def sloppy_marker(bench: Bench, soul: Soul, settings: Settings) -> Marker:
     """Rollouts of which half break the SOUL, in the layout of stage synth."""
     task = bench.task("synth", "sloppy", settings)
-    if not task.output.exists("index.json"):
+    if not task.output.exists(INDEX):
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sloppy_lines(soul))
         task.output.write("shards/00000.jsonl", lines.encode())
         write_index(task.output, {"expert": ["shards/00000.jsonl"]})

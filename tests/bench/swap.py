@@ -38,9 +38,10 @@ def main(run: Path, folder: Path) -> None:
 
 def results(run: Path) -> list[TaskResult]:
     """What the last model did on the suite `fresh`."""
-    marker = RunDirectory(open_store(str(run))).done("agent-eval")
+    directory = RunDirectory(open_store(str(run)))
+    marker = directory.done("agent-eval")
     assert marker is not None
-    folder = run / "agent-eval" / marker.input_digest[:12] / "preference" / "fresh"
+    folder = run / directory.output_folder("agent-eval", marker.input_digest) / "preference" / "fresh"
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
     return [TaskResult.model_validate_json(line) for line in lines]
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
+from jobs.agent_evaluation import TASKS_AT_ONCE
+from jobs.agent_model import load_weights
 from jobs.console import Display
 from jobs.stage import Outcome, Task, read_settings
 from nanocode.agent.policies import EnginePolicy, make_engine
@@ -23,15 +23,11 @@ from nanocode.config.settings import Settings
 from nanocode.evals import agent
 from nanocode.evals.agent import TaskResult
 from nanocode.generate.engine import Engine
-from nanocode.model.transformer import Transformer, parameters
+from nanocode.model.transformer import Transformer
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train.checkpoints import restore_weights
 from nanocode.train.preemption import Preemption
-from nanocode.train.step import abstract_model
-
-TASKS_AT_ONCE = 64
 
 
 @dataclass
@@ -81,10 +77,7 @@ class Bench:
 
     def model(self, marker: Marker) -> tuple[Transformer, PyTree]:
         """The model, and the weights that a stage left."""
-        model = abstract_model(self.settings.model, self.settings.pretrain.compute_dtype, remat=False)
-        here = SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parameters(model))
-        return model, restore_weights(self.run.store, marker.outputs["checkpoint"], like)
+        return load_weights(self.run, self.settings, marker)
 
     def engine(self, marker: Marker) -> Engine:
         """The engine with the weights of a stage."""

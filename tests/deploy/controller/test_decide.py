@@ -6,7 +6,7 @@ import pytest
 
 from deploy.controller.actions import Begin, Close, Kill, Leave, Note, Release, Request, Tell
 from deploy.controller.decision import State
-from deploy.controller.observed import Observed, Process, Slice, Trouble
+from deploy.controller.observed import Attempt, Observed, Process, Slice, Trouble
 from nanocode.run.attempts import Ending
 from nanocode.run.intent import Intent
 from tests.deploy.controller.builders import (
@@ -442,8 +442,8 @@ def test_the_user_is_told_what_matters() -> None:
 
 
 def test_another_failure_is_news_again_and_the_same_one_is_not() -> None:
-    def keys(*attempts: object) -> list[str]:
-        seen = world(cpu("a", *attempts))  # type: ignore[arg-type]
+    def keys(*attempts: Attempt) -> list[str]:
+        seen = world(cpu("a", *attempts))
         return [action.key for action in decided(seen).actions if isinstance(action, Tell)]
 
     first, second = over(1, Ending.CONFIGURATION), over(2, Ending.CONFIGURATION)
