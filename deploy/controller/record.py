@@ -109,7 +109,8 @@ class RunJournal:
         if marker is not None and marker.input_digest == digests[name]:
             return False
         stage = STAGES[name]
-        return stage.reads_what_is_there or all(self._is_done(other, digests) for other in stage.reads)
+        asked = self._control[1].stages if stage.reads_what_is_there else ()
+        return all(self._is_done(other, digests) for other in stage.reads if not asked or other in asked)
 
     def _is_done(self, name: str, digests: dict[str, str]) -> bool:
         marker = self._markers.get(name)

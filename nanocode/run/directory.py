@@ -118,6 +118,8 @@ class RunDirectory:
         """The stage's marker, stale or not: compare its digest. One that cannot be read is set aside: not done."""
         name = f"{stage}/DONE.json"
         generation = self.store.generation(name)  # before reading: what is read is this one or newer, never older
+        if not generation:
+            return None
         try:
             data = self.store.read(name)
         except NotFound:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
 
 from jobs.console import Display
 from jobs.stage import Outcome, Task, read_settings
@@ -22,7 +23,7 @@ from nanocode.config.settings import Settings
 from nanocode.evals import agent
 from nanocode.evals.agent import TaskResult
 from nanocode.generate.engine import Engine
-from nanocode.model.transformer import parameters
+from nanocode.model.transformer import Transformer, parameters
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
@@ -78,15 +79,18 @@ class Bench:
         )
         return marker, time.monotonic() - began
 
-    def engine(self, marker: Marker) -> Engine:
-        """The engine with the weights of a stage."""
-        settings = self.settings
-        model = abstract_model(settings.model, settings.pretrain.compute_dtype, remat=False)
+    def model(self, marker: Marker) -> tuple[Transformer, PyTree]:
+        """The model, and the weights that a stage left."""
+        model = abstract_model(self.settings.model, self.settings.pretrain.compute_dtype, remat=False)
         here = SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), parameters(model))
-        weights = restore_weights(self.run.store, marker.outputs["checkpoint"], like)
+        return model, restore_weights(self.run.store, marker.outputs["checkpoint"], like)
+
+    def engine(self, marker: Marker) -> Engine:
+        """The engine with the weights of a stage."""
+        model, weights = self.model(marker)
         if self._engine is None:
-            self._engine = make_engine(model, weights, self.tokenizer, settings.agent_eval.slots)
+            self._engine = make_engine(model, weights, self.tokenizer, self.settings.agent_eval.slots)
         return self._engine.with_weights(weights)
 
     def results(self, marker: Marker, suite: str, instances: int, soul: Soul) -> list[TaskResult]:

@@ -1,0 +1,192 @@
+"""The controller's rules one by one, at their edges."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.controller import policies
+from deploy.controller.observed import Trouble
+from nanocode.config.settings import Budget, Controller
+from nanocode.run.attempts import Ending
+from tests.deploy.controller.builders import (
+    HERE,
+    MINUTE,
+    NOW,
+    OLD,
+    POLICY,
+    accelerator,
+    attempt,
+    cpu,
+    ended,
+    over,
+    slice_,
+    world,
+)
+
+F, P, C, S = Ending.FAILED, Ending.PREEMPTED, Ending.CONFIGURATION, Ending.STOPPED
+DOLLARS = POLICY.dollars_per_slice_hour
+
+
+def ends(*what: tuple[Ending, int]) -> list[policies.End]:
+    return [ended(ending, progress) for ending, progress in what]
+
+
+def test_failures_count_until_the_stage_gets_further() -> None:
+    assert policies.failures(ends()) == 0
+    assert policies.failures(ends((F, 0), (F, 0))) == 2
+    assert policies.failures(ends((F, 0), (P, 0), (F, 0))) == 2
+    assert policies.failures(ends((F, 0), (F, 0), (F, 10))) == 1
+    assert policies.failures(ends((F, 0), (P, 10), (F, 10))) == 1
+    assert policies.failures(ends((F, 10), (F, 10), (F, 5))) == 3
+
+
+@given(st.lists(st.tuples(st.sampled_from([P, S, Ending.DONE]), st.integers(0, 9)), max_size=30))
+def test_preemptions_never_use_up_the_failure_budget(what: list[tuple[Ending, int]]) -> None:
+    assert policies.failures(ends(*what)) == 0
+    patient = POLICY.model_copy(update={"attempts_without_progress": 99})
+    assert policies.exhausted(ends(*what), patient) == ""
+
+
+def test_a_stage_is_given_up_after_its_failures() -> None:
+    assert policies.exhausted(ends((F, 0), (F, 0)), POLICY) == ""
+    assert policies.exhausted(ends((F, 0), (F, 0), (P, 0), (F, 0)), POLICY) == (
+        "3 failures without progress, the last one: because"
+    )
+
+
+def test_a_stage_that_goes_nowhere_is_given_up() -> None:
+    many = POLICY.attempts_without_progress
+    assert policies.exhausted(ends(*[(P, 5)] * (many - 1)), POLICY) == ""
+    assert policies.exhausted(ends((P, 4), *[(P, 5)] * (many - 1)), POLICY) == ""
+    assert (
+        policies.exhausted(ends(*[(P, 5)] * many), POLICY)
+        == f"{many} attempts ended where they began, the last one: because"
+    )
+    assert policies.exhausted(ends((P, 4), *[(P, 5)] * many), POLICY) != ""
+
+
+def test_what_we_stopped_ourselves_is_not_held_against_a_stage() -> None:
+    stage = cpu("a", over(1, F), over(2, S), over(3, F, digest=OLD), over(4, P), attempt(5))
+    assert [end.ending for end in policies.counted(stage, forgiven=0)] == [F, P]
+    assert [end.ending for end in policies.counted(stage, forgiven=1)] == [P]
+    assert policies.counted(stage, forgiven=4) == []
+
+
+def test_the_wait_doubles_with_every_failure() -> None:
+    policy = POLICY.model_copy(update={"retry_seconds": 10.0})
+    assert policies.waits([ended(F, ago=9)], policy, NOW)
+    assert not policies.waits([ended(F, ago=10)], policy, NOW)
+    twice = [ended(F, ago=99), ended(F, ago=19)]
+    assert policies.waits(twice, policy, NOW)
+    assert not policies.waits([ended(F, ago=99), ended(F, ago=20)], policy, NOW)
+    assert not policies.waits([ended(P, ago=0)], policy, NOW)
+    assert not policies.waits([], policy, NOW)
+    assert not policies.waits([ended(F, ago=-60)], policy, NOW)  # by a clock that has stepped back since
+
+
+def test_an_age_is_never_negative() -> None:
+    assert policies.age(NOW, NOW - 5) == 5
+    assert policies.age(NOW, NOW + 5) == 0
+    assert policies.age(NOW, None) == 0
+
+
+def lost_slice(number: int, zone: str, ago: float) -> policies.Slice:
+    return slice_(number, zone, gone=NOW - ago, present=False)
+
+
+def refused(number: int, zone: str, trouble: Trouble, ago: float) -> policies.Slice:
+    return slice_(number, zone, ready=None, trouble=trouble, released=NOW - ago, gone=NOW - ago, present=False)
+
+
+def zones(*slices: policies.Slice) -> list[str]:
+    return policies.zones((*slices, HERE), POLICY, NOW)
+
+
+def test_the_cheapest_zone_comes_first_and_the_users_order_decides_between_equals() -> None:
+    assert zones() == ["east", "west", "north"]
+    other = Controller(zones=("north", "west", "east"), dollars_per_slice_hour=DOLLARS)
+    assert policies.zones((), other, NOW) == ["west", "east", "north"]
+
+
+def test_a_zone_that_took_slices_away_lately_comes_later() -> None:
+    assert zones(lost_slice(1, "east", 5 * MINUTE)) == ["west", "north", "east"]
+    assert zones(lost_slice(1, "east", 31 * MINUTE)) == ["east", "west", "north"]
+    twice = [lost_slice(1, "east", MINUTE), lost_slice(2, "east", MINUTE), lost_slice(3, "west", MINUTE)]
+    assert zones(*twice) == ["north", "west", "east"]
+    preempted = slice_(1, "east", trouble=Trouble.PREEMPTED, released=NOW - MINUTE)
+    assert zones(preempted) == ["west", "north", "east"]
+
+
+def test_a_slice_that_we_gave_back_is_no_loss() -> None:
+    assert zones(slice_(1, "east", released=NOW - MINUTE, gone=NOW - 30, present=False)) == ["east", "west", "north"]
+
+
+@pytest.mark.parametrize("trouble", [Trouble.STOCKOUT, Trouble.QUOTA])
+def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Trouble) -> None:
+    assert zones(refused(1, "east", trouble, 4 * MINUTE)) == ["west", "north"]
+    assert zones(refused(1, "east", trouble, 5.1 * MINUTE)) == ["east", "west", "north"]
+    assert zones(*[refused(n, zone, trouble, 0) for n, zone in enumerate(POLICY.zones)]) == []
+
+
+def test_a_zone_where_we_may_do_nothing_is_left_alone_for_longer() -> None:
+    assert zones(refused(1, "east", Trouble.PERMISSION, 59 * MINUTE)) == ["west", "north"]
+    assert zones(refused(1, "east", Trouble.PERMISSION, 61 * MINUTE)) == ["east", "west", "north"]
+
+
+def test_other_trouble_is_not_held_against_a_zone() -> None:
+    assert zones(refused(1, "east", Trouble.OTHER, 0)) == ["east", "west", "north"]
+
+
+def test_slices_cost_from_when_they_came_until_they_are_gone() -> None:
+    hour = 60 * MINUTE
+    going = slice_(1, "east", ready=hour)
+    back = slice_(2, "north", ready=2 * hour, released=NOW - hour - 60, gone=NOW - hour, present=False)
+    coming = slice_(3, "north", ready=None)
+    assert policies.spent(world(slices=(going, back, coming))) == pytest.approx(4.0 + 8.0)
+    assert policies.spent(world(slices=(replace(going, released=NOW - 60),))) == pytest.approx(4.0)
+
+
+def test_a_permanent_slice_costs_while_an_attempt_lives_on_it() -> None:
+    pool = replace(HERE, dollars_per_hour=6.0)
+    stage = accelerator("a", over(1, P, ago=30 * MINUTE, slice=HERE.name), attempt(2, ago=10 * MINUTE, slice=HERE.name))
+    assert policies.spent(world(stage, slices=(pool,))) == pytest.approx(6.0 * (10 + 600) / 3600)
+
+
+def test_stopping_costs_the_grace_and_the_way_back() -> None:
+    policy = Controller(termination_seconds=100, release_seconds=200, seconds_between_looks=12)
+    assert policies.cost_of_stopping([3.0, 6.0], policy) == pytest.approx(9.0 * 360 / 3600)
+    assert policies.cost_of_stopping([], policy) == 0
+
+
+def test_without_a_budget_there_is_no_limit() -> None:
+    assert policies.over_budget(world(slices=(slice_(1, ready=1e6),)), POLICY, Budget()) == ""
+
+
+def test_with_nothing_held_a_new_slice_has_to_be_worth_its_start() -> None:
+    gone = slice_(1, "east", ready=60 * MINUTE, released=NOW, gone=NOW, present=False)
+    worth = policies.cost_of_stopping([4.0], POLICY) + 4.0 * 5 / 60
+    assert policies.over_budget(world(slices=(gone,)), POLICY, Budget(dollars=4.0 + worth + 0.001)) == ""
+    assert "raise budget.dollars" in policies.over_budget(
+        world(slices=(gone,)), POLICY, Budget(dollars=4.0 + worth - 0.001)
+    )
+
+
+def test_what_is_held_and_of_use() -> None:
+    assert policies.held(slice_(1))
+    assert not policies.held(slice_(1, released=NOW))
+    assert not policies.held(slice_(1, gone=NOW))
+    assert not policies.held(HERE)
+    assert policies.of_use(HERE)
+    assert policies.of_use(slice_(1))
+    assert not policies.of_use(slice_(1, ready=None))
+    assert not policies.of_use(slice_(1, released=NOW))
+    assert not policies.of_use(replace(slice_(1), requested=None))
+
+
+def test_a_slice_is_idle_since_it_came_or_since_its_last_attempt_ended() -> None:
+    one = slice_(1, ready=60 * MINUTE)
+    assert policies.idle_seconds(one, [], NOW) == 3600
+    stage = accelerator("a", over(1, P, ago=120, slice="slice-1"), over(2, P, ago=7, slice="slice-2"))
+    assert policies.idle_seconds(one, [stage], NOW) == 120
