@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from nanocode.run.attempts import End, ExitRecord, recorded
+from nanocode.run.attempts import End, Ending, ExitRecord, recorded
 from nanocode.run.directory import Claim, Marker, RunDirectory
+from nanocode.run.exits import Exit
 from nanocode.run.goodput import Ledger, Life, Record, ledger
 from nanocode.run.graph import STAGES
 from nanocode.run.liveness import last_sign, seems_alive
@@ -39,6 +40,19 @@ def provisioning(run: RunDirectory, until: float) -> list[tuple[float, float]]:
             # Until it was ready; one that never came, until it was given up.
             found.append((begin, min((at for at in facts.values() if at is not None), default=until)))
     return found
+
+
+def ending(run: RunDirectory, claim: Claim) -> Ending | None:
+    """What the end of an attempt counts as: as recorded, else by its exit code; None where that is unknown."""
+    end = recorded(run, claim.stage, claim.attempt, End)
+    if end is not None:
+        return end.ending
+    left = recorded(run, claim.stage, claim.attempt, ExitRecord)
+    if left is None or left.code == Exit.DONE:
+        return None
+    if left.code in (Exit.USAGE, Exit.CONFIGURATION):
+        return Ending.CONFIGURATION
+    return Ending.PREEMPTED if left.code == Exit.PREEMPTED else Ending.FAILED
 
 
 def _at(run: RunDirectory, name: str) -> float | None:

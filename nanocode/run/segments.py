@@ -122,9 +122,13 @@ def read_segments(
                 yield from _records(store, segment)
 
 
-def newest_first(store: Store, stage: str, kind: Kind, attempt: int, host: str | int) -> Iterator[list[dict[str, Any]]]:
-    """The records of one host's segments, the newest segment first: read only as far as is asked for."""
+def newest_first(
+    store: Store, stage: str, kind: Kind, attempt: int, host: str | int | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """The records of each segment of a host, or of the first there is, the newest first: read as far as asked for."""
     names = _segments(store, f"{stage}/attempts/{attempt}/{kind}")
+    if names and host is None:
+        host = _host(names[0])
     for name in reversed(names):
         if _host(name) == str(host):
             yield list(_records(store, name))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import local, status
+from jobs.status_table import table
 from nanocode.config.settings import load
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -54,7 +55,7 @@ def test_a_done_stage_shows_the_attempt_of_its_marker(run: RunDirectory) -> None
     run.finish("pretrain", Marker(stage="pretrain", input_digest=digest(run), attempt=made, started=now, ended=now))
     shown = pretrain(run)
     assert (shown["state"], shown["attempt"], shown["attempts"], shown["step"]) == ("done", made, 2, 1400)
-    assert "1 of 2" in status.table(status.read(run.store.url))
+    assert "1 of 2" in table(status.read(run.store.url), 100)
 
 
 def test_the_attempt_that_wrote_last_is_shown_whatever_its_number(run: RunDirectory) -> None:
