@@ -43,14 +43,14 @@ def _count(value: int | None) -> str:
 COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
     ("step", 0, _progress),
     ("loss", 0, lambda stage: MISSING if stage["loss"] is None else f"{stage['loss']:.3f}"),
-    ("tokens/s", 0, lambda stage: quantity(stage["tokens_per_second"])),
+    ("tokens/s", MEDIUM, lambda stage: quantity(stage["tokens_per_second"])),
     ("MFU", 0, lambda stage: share(stage["mfu"])),
     ("tries", 0, _tries),
     ("preempted", WIDE, lambda stage: _count(stage["preemptions"])),
     ("failed", WIDE, lambda stage: _count(stage["failures"])),
     ("goodput", 0, lambda stage: share(stage["goodput"])),
     ("cost", MEDIUM, lambda stage: dollars(stage["cost_dollars"]) if stage["cost_dollars"] else MISSING),
-    ("left", 0, lambda stage: duration(stage["eta_seconds"]) if stage["state"] in ("running", "begun") else MISSING),
+    ("left", 0, lambda stage: duration(stage["eta_seconds"]) if stage["state"] == "running" else MISSING),
 )
 """Title, the width it takes to be shown, and the cell."""
 
@@ -62,7 +62,8 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         title.append(f", {found['reason']}")
     if found["spent_dollars"]:
         title.append(f", {dollars(found['spent_dollars'])} spent")
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    gap = 2 if width >= MEDIUM else 1
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
     shown = [(name, cell) for name, least, cell in COLUMNS if width >= least]
