@@ -92,6 +92,8 @@ class Status:
             found["steps"] = steps_of(name, settings)
         if current is not None:
             found["eta_seconds"] = None
+            if found["step"] is None:  # the last attempt had none left to do
+                found["step"] = found["steps"]
             for key in ("loss", "tokens_per_second", "mfu"):
                 found[key] = current.metrics.get(key) if found[key] is None else found[key]
         spent = stage_ledger(self.run, name, digest, current, now)

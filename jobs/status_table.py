@@ -27,9 +27,13 @@ def _progress(stage: dict[str, Any]) -> str:
     """Steps, or what a stage without steps has done of what it counts."""
     if stage["step"] is None:
         return MISSING
-    done, total = f"{stage['step']:,.0f}", f"{stage['steps']:,.0f}" if stage["steps"] else "?"
+    done, total = _short(stage["step"]), _short(stage["steps"]) if stage["steps"] else "?"
     unit = f" {stage['unit']}" if stage["unit"] and stage["unit"] != "steps" else ""
     return f"{done}/{total}{unit}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.2g}"
 
 
 def _tries(stage: dict[str, Any]) -> str:
