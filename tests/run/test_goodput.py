@@ -115,6 +115,12 @@ def test_a_phase_inside_another_is_counted_once() -> None:
     assert found == {Kind.OTHER: 20.0, Kind.COMPILE: 10.0}
 
 
+def test_more_seconds_than_there_was_time_for_are_shortened_alike() -> None:
+    hurried = life(1, 0, 100, timed(50, 10, 10, 50.0), timed(60, 20, 10, 60.0, data=20.0), at(100, kind="left"))
+    found = of(hurried, until=100, maker=1).seconds
+    assert found == {Kind.PRODUCTIVE: 57.5, Kind.DATA: 2.5, Kind.OTHER: 40.0}
+
+
 def test_a_stage_that_nobody_began_took_no_time() -> None:
     assert of(until=10).seconds == {}
     assert of(until=10).goodput is None
