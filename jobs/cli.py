@@ -47,10 +47,22 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from jobs import status
+    from jobs.status import Status
 
-    found = status.read(options.run_dir)
-    print(json.dumps(found, indent=1) if options.json else status.table(found))
+    status = Status(options.run_dir)
+    if options.json:
+        print(json.dumps(status.read(), indent=1))
+    elif options.metrics:
+        from jobs.exposition import exposition
+
+        print(exposition(status.read()), end="")
+    else:
+        from jobs.status_table import table, watch
+
+        if options.watch:
+            watch(status.read)
+        else:
+            print(table(status.read()))
     return Exit.DONE
 
 
@@ -124,7 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what is done, and how well")
     status.add_argument("run_dir", metavar="DIR")
-    status.add_argument("--json", action="store_true")
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true")
+    how.add_argument("--watch", action="store_true", help="draw it again and again, until the run is done or Ctrl-C")
+    how.add_argument("--metrics", action="store_true", help="in Prometheus' text format")
     status.set_defaults(command=_status)
     chat = commands.add_parser("chat", help="talk to the agent", description="Talk to the agent in a workspace.")
     chat.add_argument("run_dir", metavar="DIR", nargs="?", help="a run directory; may be left out with --endpoint")

@@ -1,6 +1,7 @@
 """What a job says while it works: a progress bar on a terminal, JSON lines elsewhere."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -85,6 +86,9 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._ended: set[str] = set()
+        self._kept: dict[str, tuple[float, bool]] = {}
+        self.keep: Callable[[dict[str, Any]], None] | None = None
+        """Is handed a record of progress, of each phase at most every 5 seconds, terminal or not."""
         self._bar: Progress | None = None
         if terminal is not None or sys.stdout.isatty():
             columns = (
@@ -101,6 +105,9 @@ class Display:
 
     def show(self, phase: str, done: float, total: float, unit: str = "", **facts: float) -> None:
         """`done` of `total`; facts are numbers worth seeing, such as the loss."""
+        if self.keep is not None and self._is_due(phase, done >= total):
+            record = {"phase": phase, "done": done, "total": total, "unit": unit, "facts": _rounded(facts)}
+            self.keep({"kind": "progress", **record})
         if self._bar is not None:
             text = _in_words(facts)
             if phase not in self._tasks:
@@ -116,6 +123,14 @@ class Display:
             if ends:
                 self._ended.add(phase)
             self._log.info(phase, stage=self._stage, done=done, total=total, unit=unit, **_rounded(facts))
+
+    def _is_due(self, phase: str, ends: bool) -> bool:
+        """Whether to record progress now: the first, the end, and what comes 5 seconds after the one before."""
+        now, (before, ended) = time.monotonic(), self._kept.get(phase, (-math.inf, False))
+        due = now - before >= SECONDS_BETWEEN_LINES or (ends and not ended)
+        if due:
+            self._kept[phase] = (now, ended or ends)
+        return due
 
     def note(self, event: str, step: int, **facts: float) -> None:
         """A line that stays: what was measured at a step, and does not hold for the next one."""

@@ -36,7 +36,8 @@ def train(task: Task) -> Outcome | None:
     join_other_hosts(task)
     settings, tokenizer = task.settings, read_tokenizer(task)
     store = task.output.child(f"rows-{task.attempt}")  # attempts share nothing that is written
-    counts = pack_rollouts(task, tokenizer, store)
+    with task.phase("packing"):
+        counts = pack_rollouts(task, tokenizer, store)
     rows, held_out = Rows(store), Rows(store, "valid-conversations")
     corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
     weigh = assistant_targets(tokenizer.special, settings.sft.elsewhere)

@@ -76,9 +76,10 @@ def train(task: Task) -> Outcome | None:
     settings, tokenizer = task.settings, read_tokenizer(task)
     setup = make_setup(settings)
     weights = weights_of(task, "sft", setup)
-    pairs, counts = collect_pairs(task, setup, weights, tokenizer)
-    rows = pair_rows(pairs, tokenizer, settings.model.context)
-    reference = reference_log_probabilities(task, setup, weights, tokenizer, rows)
+    with task.phase("sampling"):
+        pairs, counts = collect_pairs(task, setup, weights, tokenizer)
+        rows = pair_rows(pairs, tokenizer, settings.model.context)
+        reference = reference_log_probabilities(task, setup, weights, tokenizer, rows)
     del weights
     corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
     weigh = assistant_targets(tokenizer.special)

@@ -11,7 +11,8 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from nanocode.train.preemption import Preempted, Preemption
 log = structlog.get_logger()
 
 RECORDED_PACKAGES = ("nanocode", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+IMPORTED = time.time()
 
 
 @dataclass
@@ -92,10 +94,30 @@ class Task:
         kept = SegmentWriter(self.run.store, self.stage, self.attempt, "log", self.worker)
         set_up_logging(kept.write)
         self._kept = kept
+        self._events = SegmentWriter(self.run.store, self.stage, self.attempt, "events", self.worker)
+        self.display.keep = self._events.write
+        now, started = time.time(), process_started()
+        self.event("start", process=started)
+        # What the process did before it could say so; a claim that another process made is older than all of it.
+        self._events.write({"kind": "begin", "phase": "imports", "time": started})
+        self._events.write({"kind": "end", "phase": "imports", "time": now})
+
+    def event(self, kind: str, **facts: JsonValue) -> None:
+        """Record something that happened in the attempt; never waits for storage."""
+        self._events.write({"kind": kind, **facts})
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record when this part of the work begins and ends: `nanocode.run.goodput` says what counts as what."""
+        self.event("begin", phase=name)
+        yield
+        self.event("end", phase=name)  # one that was broken off has no end
 
     def close(self) -> None:
         if self.attempt:
             set_up_logging()
+            self.event("left")
+            self._events.close()
             self._kept.close()
 
 
@@ -202,6 +224,15 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def process_started() -> float:
+    """Unix time at which this process began; without /proc, when this module was imported."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return IMPORTED
 
 
 def peak_memory_bytes() -> int:

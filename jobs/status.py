@@ -1,82 +1,193 @@
-"""`nanocode status`: what the run directory says about each stage."""
+"""`nanocode status`: what the run directory says about each stage. `status_table` shows it to people.
 
-import io
+States are the controller's where it wrote them a moment ago, or where it rests for good; else what the directory shows.
+"""
+
+import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from jobs.stage import read_settings
+from nanocode.config.settings import Settings
+from nanocode.run.attempts import Ending
 from nanocode.run.digests import stage_digests
-from nanocode.run.directory import RunDirectory
-from nanocode.run.graph import order
+from nanocode.run.directory import Claim, Marker, RunDirectory
+from nanocode.run.goodput import Ledger
+from nanocode.run.graph import STAGES, order
+from nanocode.run.history import ending, stage_ledger
 from nanocode.run.liveness import last_sign, seems_alive
-from nanocode.run.segments import read_segments
-from nanocode.storage.objects import open_store
+from nanocode.run.segments import newest_first
+from nanocode.run.spans import Kind
+from nanocode.storage.objects import NotFound, open_store
+from nanocode.storage.remembered import remembered
+
+FRESH_SECONDS = 30.0
+"""The controller writes its status every 10 s."""
+RESTING = ("failed", "suspended", "cancelled", "over budget")
+"""States in which a controller may end: they hold until something is begun."""
+RECENT_SEGMENTS = 4
+"""Of 10 s each: what the speed is taken from."""
+NO_TIME = (Kind.IDLE, Kind.PROVISIONING)
+
+KEYS = (
+    "attempt", "step", "steps", "unit", "loss", "tokens_per_second", "mfu", "goodput", "reason", "eta_seconds",
+)  # fmt: skip
+
+
+class Status:
+    """Looks at one run, again and again."""
+
+    def __init__(self, location: str) -> None:
+        self.run = RunDirectory(remembered(open_store(location)))
+
+    def read(self) -> dict[str, Any]:
+        """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
+        now, settings = time.time(), read_settings(self.run)
+        digests, told = stage_digests(settings, self.run), self._controller()
+        fresh = 0 <= now - told["at"] < FRESH_SECONDS
+        stages = [self._stage(name, digests[name], settings, now, told if fresh else None) for name in order()]
+        states = {stage["state"] for stage in stages}
+        state = "done" if states == {"done"} else "running" if "running" in states else "unfinished"
+        reason = None
+        if fresh and state != "done":
+            state, reason = told["state"], told["reason"]
+        elif state == "unfinished" and told["state"] in RESTING and not self._begun_since(told["at"]):
+            state, reason = told["state"], told["reason"]
+            for stage in stages:
+                self._rest(stage, told)
+        spent = told["spent_dollars"] if told["at"] else sum(stage["cost_dollars"] for stage in stages)
+        found = {"run": self.run.store.url, "state": state, "reason": reason or None}
+        return {**found, "spent_dollars": spent, "stages": stages}
+
+    def _controller(self) -> dict[str, Any]:
+        """What the controller wrote last."""
+        nothing = {"at": 0.0, "state": "", "reason": "", "stages": {}, "spent_dollars": 0.0}
+        try:
+            found = json.loads(self.run.store.read("controller/status.json"))
+        except (NotFound, ValueError):
+            return nothing
+        return {**nothing, **found} if isinstance(found, dict) else nothing
+
+    def _begun_since(self, at: float) -> bool:
+        return any(claim.claimed.timestamp() > at for name in order() for claim in self.run.attempts(name))
+
+    @staticmethod
+    def _rest(stage: dict[str, Any], told: dict[str, Any]) -> None:
+        theirs = told["stages"].get(stage["name"], {})
+        if theirs.get("state") in RESTING and stage["state"] != "done":
+            stage["state"], stage["reason"] = theirs["state"], theirs.get("reason") or None
+
+    def _stage(
+        self, name: str, digest: str, settings: Settings, now: float, told: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        marker, attempts = self.run.done(name), self.run.attempts(name)
+        current = marker if marker is not None and marker.input_digest == digest else None
+        found: dict[str, Any] = {**dict.fromkeys(KEYS), **self._state(name, current, marker, attempts, digest, now)}
+        if told is not None and current is None and (theirs := told["stages"].get(name)):
+            found["state"], found["reason"] = theirs["state"], theirs.get("reason") or None
+        if found["attempt"]:
+            found |= self._progress(name, found["attempt"])
+        if STAGES[name].trains:
+            found["steps"] = steps_of(name, settings)
+        if current is not None:
+            found["eta_seconds"] = None
+            if found["step"] is None:  # the last attempt had none left to do
+                found["step"] = found["steps"]
+            for key in ("loss", "tokens_per_second", "mfu"):
+                found[key] = current.metrics.get(key) if found[key] is None else found[key]
+        spent = stage_ledger(self.run, name, digest, current, now)
+        endings = [ending(self.run, claim) for claim in attempts]
+        return {
+            "name": name,
+            **found,
+            "attempts": len(attempts),
+            "preemptions": endings.count(Ending.PREEMPTED),
+            "failures": endings.count(Ending.FAILED) + endings.count(Ending.CONFIGURATION),
+            "goodput": spent.goodput,
+            "seconds": {str(kind): seconds for kind, seconds in spent.seconds.items()},
+            "cost_dollars": marker.cost_dollars if marker is not None else self._cost(name, spent, found, settings),
+        }
+
+    def _state(
+        self, name: str, current: Marker | None, marker: Marker | None, attempts: list[Claim], digest: str, now: float
+    ) -> dict[str, Any]:
+        """What the directory shows."""
+        if current is not None:
+            return {"state": "done", "attempt": current.attempt}
+        own = [claim for claim in attempts if claim.input_digest == digest]
+        if not own:
+            return {"state": "stale" if marker is not None else "begun" if attempts else "waiting"}
+        # The newest sign, not the highest number: of two processes on one run the older one may be the last alive.
+        signs = [(last_sign(self.run, one), one) for one in own]
+        sign, claim = max(signs, key=lambda pair: (pair[0], pair[1].attempt))
+        if ending(self.run, claim) is None and seems_alive(claim, sign, now):
+            return {"state": "running", "attempt": claim.attempt}
+        reason = f"attempt {claim.attempt} by {claim.who} wrote last {now - sign:,.0f} s ago"
+        return {"state": "stale" if marker is not None else "begun", "attempt": claim.attempt, "reason": reason}
+
+    def _progress(self, name: str, attempt: int) -> dict[str, Any]:
+        """How far an attempt is, and how long the rest takes at its recent speed."""
+        trains = STAGES[name].trains
+        kinds = ("step", "time") if trains else ("progress",)
+        records = list(self._recent(name, attempt, "metrics" if trains else "events", kinds))
+        newest: dict[str, dict[str, Any]] = {
+            kind: next((one for one in reversed(records) if one["kind"] == kind), {}) for kind in kinds
+        }
+        if not trains:
+            last = newest["progress"]
+            points = [(one["time"], one["done"]) for one in records if one.get("phase") == last.get("phase")]
+            found = {"step": last.get("done"), "steps": last.get("total"), "unit": last.get("unit")}
+            return {**found, "eta_seconds": _left(points, last.get("done"), last.get("total"))}
+        step, timed = newest["step"], newest["time"]
+        points = [(one["time"], one["step"]) for one in records if one["kind"] == "time"]
+        if len(points) == 1:
+            taken = sum(timed.get(part, 0.0) for part in ("data", "step_seconds", "checkpoint", "evaluation"))
+            points = [(timed["time"] - taken, timed["step"] - timed["steps_timed"]), *points]
+        return {
+            "step": step["step"] + 1 if step else None,
+            "loss": step.get("loss"),
+            "tokens_per_second": timed.get("tokens_per_second"),
+            "mfu": timed.get("mfu"),
+            "unit": "steps",
+            "eta_seconds": _left(points, timed.get("step"), steps_of(name, read_settings(self.run))),
+        }
+
+    def _recent(self, name: str, attempt: int, kind: Any, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """The records of these kinds in the last segments; as many segments as it takes to find one of each."""
+        wanted, parts = set(kinds), []
+        for number, part in enumerate(newest_first(self.run.store, name, kind, attempt, host=None)):
+            parts.append([one for one in part if one.get("kind") in kinds])
+            wanted -= {one["kind"] for one in parts[-1]}
+            if not wanted and number + 1 >= RECENT_SEGMENTS:
+                break
+        for part in reversed(parts):
+            yield from part
+
+    def _cost(self, name: str, spent: Ledger, found: dict[str, Any], settings: Settings) -> float:
+        """Of a training stage that is under way, where a chip has a price: until its marker says it."""
+        if not found["attempt"] or not settings.budget.dollars_per_chip_hour:
+            return 0.0
+        segments = newest_first(self.run.store, name, "events", found["attempt"], host=None)
+        events = (one for part in segments for one in part)
+        chips = next((one["devices"] for one in events if one.get("kind") == "resumed"), 0)
+        seconds = sum(took for kind, took in spent.seconds.items() if kind not in NO_TIME)
+        return chips * seconds / 3600 * settings.budget.dollars_per_chip_hour
+
+
+def _left(points: list[tuple[float, float]], done: float | None, total: float | None) -> float | None:
+    """Seconds to the total, at the speed between the first and the last point."""
+    if done is None or total is None or len(points) < 2:
+        return None
+    (begin, first), (end, last) = points[0], points[-1]
+    return (total - done) * (end - begin) / (last - first) if last > first and end > begin else None
+
+
+def steps_of(name: str, settings: Settings) -> int:
+    """Of a training stage."""
+    return settings.pretrain_steps if name == "pretrain" else int(getattr(settings, name).steps)
 
 
 def read(location: str) -> dict[str, Any]:
-    """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
-    run = RunDirectory(open_store(location))
-    settings = read_settings(run)
-    digests = stage_digests(settings, run)
-    stages = [_stage(run, name, digests[name], settings.pretrain_steps) for name in order()]
-    states = {stage["state"] for stage in stages}
-    state = "done" if states == {"done"} else "running" if "running" in states else "unfinished"
-    return {"run": run.store.url, "state": state, "stages": stages}
-
-
-def _stage(run: RunDirectory, name: str, digest: str, steps: int) -> dict[str, Any]:
-    marker, attempts = run.done(name), run.attempts(name)
-    found: dict[str, Any] = dict.fromkeys(
-        ("attempt", "step", "steps", "loss", "tokens_per_second", "mfu", "preemptions", "failures", "goodput", "reason")
-    )
-    own = [claim for claim in attempts if claim.input_digest == digest]
-    if marker is not None and marker.input_digest == digest:
-        state, found["attempt"] = "done", marker.attempt
-    else:
-        state = "stale" if marker is not None else "begun" if attempts else "waiting"
-        if own:
-            now = time.time()
-            # The newest sign, not the highest number: of two processes on one run the older one may be the last alive.
-            sign, claim = max(((last_sign(run, one), one) for one in own), key=lambda pair: (pair[0], pair[1].attempt))
-            found["attempt"] = claim.attempt
-            if seems_alive(claim, sign, now):
-                state = "running"
-            else:
-                found["reason"] = f"attempt {claim.attempt} by {claim.who} wrote last {now - sign:,.0f} s ago"
-    if name == "pretrain":
-        found["steps"] = steps
-        for record in read_segments(run.store, name, "metrics", found["attempt"]) if found["attempt"] else ():
-            if record.get("kind") == "step":
-                found["step"], found["loss"] = record["step"] + 1, record["loss"]
-            elif record.get("kind") == "time":
-                found["tokens_per_second"], found["mfu"] = record["tokens_per_second"], record["mfu"]
-    cost = marker.cost_dollars if marker is not None else 0.0
-    return {"name": name, "state": state, **found, "attempts": len(attempts), "cost_dollars": cost}
-
-
-def table(found: dict[str, Any]) -> str:
-    """The same for people."""
-    drawn = Table(title=f"{found['run']}: {found['state']}", title_justify="left")
-    for column in ("stage", "state", "step", "loss", "tokens/s", "MFU", "attempt"):
-        drawn.add_column(column, justify="left" if column in ("stage", "state") else "right")
-    for stage in found["stages"]:
-        step = f"{stage['step']}/{stage['steps']}" if stage["step"] else "–"
-        drawn.add_row(
-            stage["name"],
-            stage["state"],
-            step,
-            _number(stage["loss"], ".3f"),
-            _number(stage["tokens_per_second"], ",.0f"),
-            _number(stage["mfu"], ".1%"),
-            f"{stage['attempt']} of {stage['attempts']}" if stage["attempt"] else str(stage["attempts"] or "–"),
-        )
-    out = io.StringIO()
-    Console(file=out, width=100).print(drawn)
-    return out.getvalue().rstrip()
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    """One look."""
+    return Status(location).read()

@@ -17,12 +17,13 @@ from pydantic import JsonValue
 from jobs.stage import Outcome, Task, peak_memory_bytes
 from nanocode.config.settings import Settings, Training
 from nanocode.data.shards import Rows
+from nanocode.run.cadence import settle
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.segments import SegmentWriter, read_segments
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
 from nanocode.train.checkpoints import Checkpoints, restore_weights
-from nanocode.train.loop import Batches, Progress, Schedule, Seconds, Work, fit
+from nanocode.train.loop import Batches, Progress, Schedule, Seconds, Step, Work, fit
 from nanocode.train.setup import Setup, Trainer, compiled_step, make_trainer
 from nanocode.train.step import State, TrainStep
 from nanocode.train.throughput import peak_flops
@@ -76,16 +77,20 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     """Train to the end of the plan; the marker's content, on host 0."""
     settings, stage = task.settings, plan.stage
     task.preemption.grace_seconds = stage.grace_seconds
+    cadence = settle(task.run, task.stage, task.attempt, stage, keep=task.event)
     trainer = make_trainer(settings, stage, plan.steps)
     checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, stage.keep_checkpoints)
-    checkpoints.remove_half_written()
-    restored = checkpoints.restore(trainer.state)
-    state, start = (restored[0], restored[1].step) if restored else (plan.begin(trainer), 0)
+    with task.phase("restore"):
+        checkpoints.remove_half_written()
+        restored = checkpoints.restore(trainer.state)
+        state, start = (restored[0], restored[1].step) if restored else (plan.begin(trainer), 0)
     if restored:
         log.info("resumed", step=start, checkpoint=restored[1].name)
+    task.event("resumed", step=start, devices=jax.device_count())
     place = partial(_place, trainer)
     began = time.monotonic()
-    step = compiled_step(trainer, plan.train_step(trainer), state, place(plan.batches[0]))
+    with task.phase("compile"):
+        step = compiled_step(trainer, plan.train_step(trainer), state, place(plan.batches[0]))
     compile_seconds = time.monotonic() - began
     peak, origin = peak_flops()
     flops = settings.model.flops_per_token(settings.model.context) * stage.batch_tokens
@@ -100,10 +105,21 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
             facts = {"loss": progress.last["loss"], "tokens/s": progress.tokens_per_second, "MFU %": 100 * progress.mfu}
             task.display.show("training", progress.done, progress.steps, "steps", **facts)
 
-        schedule = Schedule(start, plan.steps, stage.log_steps, stage.eval_steps, stage.checkpoint_minutes * 60)
+        schedule = Schedule(start, plan.steps, stage.log_steps, stage.eval_steps, cadence)
         work = Work(stage.batch_tokens, flops, peak * jax.device_count())
         state = fit(
-            state, step, plan.batches, place, evaluate, schedule, work, checkpoints, task.preemption, metrics, show
+            state,
+            _announced(step, task),
+            plan.batches,
+            place,
+            evaluate,
+            schedule,
+            work,
+            checkpoints,
+            task.preemption,
+            metrics,
+            show,
+            task.phase,
         )
     checkpoints.close()
     if jax.process_index() != 0:
@@ -130,6 +146,22 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
         "peak_memory_bytes": peak_memory_bytes(),
     }
     return Outcome({"checkpoint": checkpoints.found()[0].name}, facts, jax.device_count())
+
+
+def _announced(step: Step, task: Task) -> Step:
+    """The same step; when the first is done, that is recorded."""
+    steps = 0
+
+    def announced(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        nonlocal steps
+        state, values = step(state, batch)
+        if steps == 0:
+            jax.block_until_ready(values)
+            task.event("first step")
+        steps += 1
+        return state, values
+
+    return announced
 
 
 def _place(trainer: Trainer, batch: Any) -> Any:

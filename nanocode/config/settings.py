@@ -111,7 +111,10 @@ class Training(Section):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Share of the steps over which the rate falls to zero."""
     checkpoint_minutes: float = Field(default=4.0, gt=0, json_schema_extra=OPERATING)
-    """Wall-clock time between checkpoints: spot slices can live 10 minutes, so steps are the wrong unit."""
+    """Longest wall-clock time between checkpoints: spot slices can live 10 minutes, so steps are the wrong unit. Once
+    work was lost, the time is what wastes least at the measured cost of a save and rate of loss."""
+    checkpoint_minutes_min: float = Field(default=0.5, gt=0, json_schema_extra=OPERATING)
+    """Shortest."""
     keep_checkpoints: int = Field(default=3, ge=1, json_schema_extra=OPERATING)
     grace_seconds: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
     """From SIGTERM to SIGKILL: a save that was measured to take longer is not begun."""

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from nanocode.report import agent, agent_charts, charts, transcripts, words
+from nanocode.report import agent, agent_charts, charts, time_spent, transcripts, words
 from nanocode.report.curves import Samples
 from nanocode.report.report import Report
 from nanocode.report.verdict import explain, figures, measured, two_measures, verdict
@@ -87,6 +87,7 @@ def sample_pairs(moments: list[Samples]) -> list[SamplePair]:
 
 def _context(report: Report) -> dict[str, Any]:
     xz = report.base_eval.xz_bits_per_byte
+    spent = time_spent.rows(report)
     moments = [one for one in report.curves.samples if one.samples]
     return {
         "report": report,
@@ -99,6 +100,8 @@ def _context(report: Report) -> dict[str, Any]:
         "large_charts": charts.large(report.curves, xz),
         "small_charts": charts.small(report.curves),
         "time_bar": charts.time_bar(report.training_seconds),
+        "time_spent": spent,
+        "kinds_of_time": time_spent.legend(spent),
         "milestones": milestones(report),
         "moments": moments,
         "pairs": sample_pairs(moments),

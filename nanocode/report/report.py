@@ -20,7 +20,9 @@ from nanocode.report.facts import BaseEvalFacts, ByKind, CorpusFacts, Seconds, T
 from nanocode.report.words import clean
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.goodput import Ledger
 from nanocode.run.graph import order
+from nanocode.run.history import stage_ledger
 
 State = Literal["done", "stale", "unfinished", "not begun"]
 
@@ -74,6 +76,8 @@ class Report:
     sft: FineTuningFacts
     preference: PreferenceFacts
     agent_eval: AgentEvalFacts
+    ledgers: dict[str, Ledger]
+    """Where each stage's time went; an attempt that recorded no end is taken to have ended with its last record."""
     curves: Curves
     """Of pretrain."""
     sft_curves: Curves
@@ -168,12 +172,17 @@ def build(run: RunDirectory, commands: Sequence[str] | None = None) -> Report:
         sft=FineTuningFacts.read(metrics["sft"]),
         preference=PreferenceFacts.read(metrics["preference"]),
         agent_eval=AgentEvalFacts.read(metrics["agent-eval"]),
+        ledgers={stage.name: _ledger(run, stage) for stage in stages},
         curves=curves("pretrain"),
         sft_curves=curves("sft"),
         preference_curves=curves("preference"),
         commands=tuple(map(clean, commands)) if commands else (_command(preset, settings, f"runs/{name}-again"),),
         next_command=clean(shlex.join(["nanocode", "run", "--run-dir", location])),
     )
+
+
+def _ledger(run: RunDirectory, stage: StageRecord) -> Ledger:
+    return stage_ledger(run, stage.name, _digest(stage) or "", stage.marker)
 
 
 def _digest(stage: StageRecord) -> str | None:

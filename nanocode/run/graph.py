@@ -29,6 +29,8 @@ class Stage:
     """The content of the SOUL belongs to its digest."""
     split: bool = False
     """Several indexed workers can share it (`--worker i --of n`)."""
+    trains: bool = False
+    """It makes steps, and saves checkpoints."""
     reads_what_is_there: bool = False
     """Runs on those of `reads` that are done, and again whenever one of their markers changes."""
 
@@ -41,11 +43,11 @@ class Stage:
 _BEFORE_REPORT = (
     Stage("tokenizer", (), "cpu", ("tokenizer", "corpus.sources", "model.vocab_size")),
     Stage("corpus", ("tokenizer",), "cpu", ("corpus", "model.context"), split=True),
-    Stage("pretrain", ("tokenizer", "corpus"), "accelerator", ("model", "pretrain")),
+    Stage("pretrain", ("tokenizer", "corpus"), "accelerator", ("model", "pretrain"), trains=True),
     Stage("base-eval", ("pretrain",), "accelerator", ("base_eval",)),
     Stage("synth", (), "cpu", ("synth",), reads_soul=True, split=True),
-    Stage("sft", ("pretrain", "synth"), "accelerator", ("sft",)),
-    Stage("preference", ("sft", "synth"), "accelerator", ("preference",), reads_soul=True),
+    Stage("sft", ("pretrain", "synth"), "accelerator", ("sft",), trains=True),
+    Stage("preference", ("sft", "synth"), "accelerator", ("preference",), reads_soul=True, trains=True),
     Stage("agent-eval", ("pretrain", "sft", "preference"), "accelerator", ("agent_eval",), reads_soul=True),
 )
 STAGES: dict[str, Stage] = {

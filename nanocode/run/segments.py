@@ -118,8 +118,20 @@ def read_segments(
         numbers = sorted(int(n) for n in store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal())
     for number in numbers:
         for segment in _segments(store, f"{stage}/attempts/{number}/{kind}"):
-            if host is None or segment.rpartition("/")[2].rpartition("-")[0] == str(host):
+            if host is None or _host(segment) == str(host):
                 yield from records(store, segment)
+
+
+def newest_first(
+    store: Store, stage: str, kind: Kind, attempt: int, host: str | int | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """The records of each segment of a host, or of the first there is, the newest first: read as far as asked for."""
+    names = _segments(store, f"{stage}/attempts/{attempt}/{kind}")
+    if names and host is None:
+        host = _host(names[0])
+    for name in reversed(names):
+        if _host(name) == str(host):
+            yield list(records(store, name))
 
 
 def last_record_time(store: Store, stage: str, attempt: int) -> float | None:
@@ -136,6 +148,10 @@ def _segments(store: Store, folder: str) -> list[str]:
     """The names of a folder's segments, by host and sequence."""
     segments = [name for name in store.children(folder) if _position(name) is not None]
     return [f"{folder}/{name}" for name in sorted(segments, key=lambda name: _position(name) or (0, "", 0))]
+
+
+def _host(segment: str) -> str:
+    return segment.rpartition("/")[2].rpartition("-")[0]
 
 
 def _position(segment: str) -> tuple[int, str, int] | None:

@@ -5,6 +5,7 @@ Batch k is a function of k alone, so a resumed run does what an uninterrupted on
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from nanocode.run.cadence import Cadence
+from nanocode.run.goodput import LAST_SAVE
 from nanocode.run.segments import SegmentWriter
 from nanocode.train.checkpoints import Checkpoints
 from nanocode.train.preemption import Preempted, Preemption
@@ -39,7 +42,8 @@ class Schedule:
     steps: int
     log_steps: int
     eval_steps: int
-    checkpoint_seconds: float
+    cadence: Cadence
+    """Host 0's counts."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,12 @@ def fit(
     preemption: Preemption,
     metrics: SegmentWriter,
     show: Callable[[Progress], None],
+    phase: Callable[[str], AbstractContextManager[None]],
 ) -> Any:
     """The state after all steps, saved; raises `Preempted` once told to leave.
 
     `place` puts a batch on the devices; `evaluate(state, k)` is called every `eval_steps`, from 0 on, and at the end.
+    `phase` records when evaluating and saving begin and end.
     """
     steps = schedule.steps
     arriving = read_ahead(batches, schedule.start, steps)
@@ -122,14 +128,18 @@ def fit(
         if pending:
             log(done)
         metrics.flush()  # a step that a checkpoint covers is never run again: its metrics come first
-        seconds.checkpoint += checkpoints.save(done, state, {"next_batch": done})
+        with phase("saving"):
+            stall = checkpoints.save(done, state, {"next_batch": done})
+        seconds.checkpoint += stall
+        schedule.cadence.measured(stall, checkpoints.save_seconds)
         saved_at, saved_step = time.monotonic(), done
 
     with preemption.loop():
         for done in range(schedule.start, steps + 1):
             if done % schedule.eval_steps == 0 or done == steps:
                 began = time.monotonic()
-                evaluate(state, done)
+                with phase("evaluation"):
+                    evaluate(state, done)
                 seconds.evaluation += time.monotonic() - began
             if done == steps:
                 break
@@ -147,10 +157,11 @@ def fit(
             if preemption.reached(done):
                 if agreed(preemption.allows(checkpoints.save_seconds)):
                     save(done + 1)
-                    checkpoints.wait()
+                    with phase(LAST_SAVE):
+                        checkpoints.wait()
                 saved = f"saved at step {max(saved_step, 0)}; the same command goes on from there"
                 raise Preempted(f"told to leave at step {done + 1} of {steps}; {saved}")
-            due = time.monotonic() - saved_at > schedule.checkpoint_seconds
+            due = time.monotonic() - saved_at > schedule.cadence.seconds
             # Several hosts have to agree, which costs a round trip: they ask only where they wait anyway.
             if jax.process_count() > 1:
                 due = not pending and agreed(due)
@@ -158,7 +169,8 @@ def fit(
                 save(done + 1)
         if saved_step != steps:
             save(steps)
-        checkpoints.wait()
+        with phase(LAST_SAVE):
+            checkpoints.wait()
     return state
 
 

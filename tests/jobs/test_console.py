@@ -83,3 +83,20 @@ def test_what_was_measured_at_a_step_is_a_line_of_its_own() -> None:
     with structlog.testing.capture_logs() as lines:
         Display("pretrain").note("evaluated", 1400, **{"code bpb": 1.5})
     assert lines == [{"event": "evaluated", "stage": "pretrain", "step": 1400, "code bpb": 1.5, "log_level": "info"}]
+
+
+@pytest.mark.parametrize("terminal", [None, Console(file=io.StringIO(), force_terminal=True)])
+def test_progress_is_recorded_at_most_every_five_seconds_on_a_terminal_too(
+    terminal: Console | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, kept = [1000.0], []
+    monkeypatch.setattr("jobs.console.time.monotonic", lambda: now[0])
+    display = Display("synth", terminal)
+    display.keep = kept.append
+    for done in range(1, 101):
+        now[0] += 0.2
+        display.show("playing", done, 100, "scenarios", passed=0.123456789)
+    assert [one["done"] for one in kept] == [1, 26, 51, 76, 100]
+    assert kept[0] == {
+        "kind": "progress", "phase": "playing", "done": 1, "total": 100, "unit": "scenarios", "facts": {"passed": 0.12346},
+    }  # fmt: skip

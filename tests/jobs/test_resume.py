@@ -16,6 +16,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from nanocode.run.exits import Exit
+from nanocode.run.history import stage_ledger
+from nanocode.run.spans import Kind
 from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of, together
 
 KILLS = 20
@@ -60,6 +62,16 @@ def test_killed_twenty_times_at_random_moments_it_ends_with_the_same_bits(run: P
     assert '"resumed"' in out, "no kill left a checkpoint behind: the test proves nothing"
     assert len(directory(run).attempts("pretrain")) >= 5
     assert_same_ending(run, trained)
+    assert_time_is_accounted_for(run)
+
+
+def assert_time_is_accounted_for(run: Path) -> None:
+    marker, claims = directory(run).done("pretrain"), directory(run).attempts("pretrain")
+    assert marker is not None
+    found = stage_ledger(directory(run), "pretrain", marker.input_digest, marker)
+    assert found.wall_seconds == pytest.approx((marker.ended - claims[0].claimed).total_seconds(), abs=1e-5)
+    for kind in (Kind.PRODUCTIVE, Kind.STARTUP, Kind.COMPILE, Kind.RESTORE, Kind.EVALUATION, Kind.IDLE):
+        assert found.seconds[kind] > 0, kind
 
 
 def test_killed_between_the_last_checkpoint_and_the_marker_it_still_knows_loss_rate_and_cost(

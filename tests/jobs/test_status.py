@@ -1,5 +1,6 @@
 """Which attempt `nanocode status` shows, and what it says of one that may be alive."""
 
+import json
 import re
 import socket
 import subprocess
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import local, status
+from jobs.exposition import exposition
+from jobs.status_table import table
 from nanocode.config.settings import load
+from nanocode.run.attempts import End, Ending, ExitRecord, record
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
@@ -54,7 +59,7 @@ def test_a_done_stage_shows_the_attempt_of_its_marker(run: RunDirectory) -> None
     run.finish("pretrain", Marker(stage="pretrain", input_digest=digest(run), attempt=made, started=now, ended=now))
     shown = pretrain(run)
     assert (shown["state"], shown["attempt"], shown["attempts"], shown["step"]) == ("done", made, 2, 1400)
-    assert "1 of 2" in status.table(status.read(run.store.url))
+    assert "1 of 2" in table(status.read(run.store.url), 100)
 
 
 def test_the_attempt_that_wrote_last_is_shown_whatever_its_number(run: RunDirectory) -> None:
@@ -92,3 +97,117 @@ def test_a_second_process_on_a_run_is_warned_of_the_first(
     attempt(run, 300, seconds_ago=3)
     told = r"attempt 3 of pretrain by elsewhere:1 wrote \d s ago; if it is alive, both do the same work"
     assert re.search(told, warned())
+
+
+def timed(at: float, step: int, seconds: float = 10.0) -> dict[str, Any]:
+    spent = {"step_seconds": seconds, "data": 0.0, "checkpoint": 0.0, "evaluation": 0.0}
+    speed = {"tokens_per_second": 6100.0, "mfu": 0.31}
+    return {"kind": "time", "step": step, "steps_timed": 10, **spent, **speed, "time": at}
+
+
+def write(run: RunDirectory, stage: str, kind: Any, *records: dict[str, Any], number: int = 1) -> None:
+    with SegmentWriter(run.store, stage, number, kind, 0) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def stage(run: RunDirectory, name: str) -> dict[str, Any]:
+    return next(one for one in status.read(run.store.url)["stages"] if one["name"] == name)
+
+
+def test_fine_tuning_shows_its_steps_and_the_time_left_at_its_recent_speed(run: RunDirectory) -> None:
+    run.claim("sft", stage_digests(status.read_settings(run), run)["sft"], HELD_BY_NOBODY)
+    now = time.time()
+    write(run, "sft", "metrics", {"kind": "step", "step": 19, "loss": 0.5}, timed(now - 20, 10), timed(now, 20))
+    shown = stage(run, "sft")
+    assert (shown["state"], shown["step"], shown["loss"]) == ("running", 20, 0.5)
+    assert (shown["tokens_per_second"], shown["mfu"]) == (6100.0, 0.31)
+    assert shown["eta_seconds"] == pytest.approx((shown["steps"] - 20) * 2.0)
+
+
+def test_a_stage_without_steps_shows_its_last_progress(run: RunDirectory) -> None:
+    run.claim("synth", stage_digests(status.read_settings(run), run)["synth"], HELD_BY_NOBODY)
+    now = time.time()
+    progress = {"kind": "progress", "phase": "playing", "total": 200, "unit": "scenarios"}
+    write(run, "synth", "events", {**progress, "done": 50, "time": now - 10}, {**progress, "done": 100, "time": now})
+    shown = stage(run, "synth")
+    assert (shown["step"], shown["steps"], shown["unit"]) == (100, 200, "scenarios")
+    assert shown["eta_seconds"] == pytest.approx(20.0)
+
+
+def test_preemptions_and_failures_are_counted_from_how_attempts_ended(run: RunDirectory) -> None:
+    for number, ending in enumerate([Ending.PREEMPTED, Ending.PREEMPTED, Ending.FAILED, Ending.STOPPED], start=1):
+        attempt(run, 100 * number, seconds_ago=60)
+        record(run, "pretrain", number, End(ending=ending, reason="", at=time.time(), progress=0))
+    attempt(run, 500, seconds_ago=60)
+    record(run, "pretrain", 5, ExitRecord(code=Exit.PREEMPTED, at=time.time()))
+    shown = pretrain(run)
+    assert (shown["attempts"], shown["preemptions"], shown["failures"]) == (5, 3, 1)
+
+
+def controller_says(run: RunDirectory, seconds_ago: float, state: str, **stages: str) -> None:
+    told = {name: {"state": one, "reason": f"why {one}"} for name, one in stages.items()}
+    status = {"at": time.time() - seconds_ago, "state": state, "reason": "why", "stages": told, "spent_dollars": 3.5}
+    run.store.write("controller/status.json", json.dumps(status).encode())
+
+
+def test_what_the_controller_wrote_a_moment_ago_counts(run: RunDirectory) -> None:
+    attempt(run, 300, seconds_ago=100)
+    controller_says(run, 2, "running", pretrain="preempted")
+    shown = status.read(run.store.url)
+    assert (shown["state"], shown["spent_dollars"]) == ("running", 3.5)
+    assert (pretrain(run)["state"], pretrain(run)["reason"]) == ("preempted", "why preempted")
+
+
+def test_what_a_controller_wrote_long_ago_counts_only_where_it_rests(run: RunDirectory) -> None:
+    attempt(run, 300, seconds_ago=900)
+    controller_says(run, 600, "running", pretrain="running")
+    assert pretrain(run)["state"] == "begun"
+    controller_says(run, 600, "failed", pretrain="failed")
+    assert (pretrain(run)["state"], pretrain(run)["reason"]) == ("failed", "why failed")
+    assert status.read(run.store.url)["state"] == "failed"
+    attempt(run, 300)
+    assert pretrain(run)["state"] == "running", "somebody began again"
+
+
+def test_the_documented_keys_are_there(run: RunDirectory) -> None:
+    found = status.read(run.store.url)
+    assert {"run", "state", "stages"} <= set(found)
+    assert {
+        "name", "state", "step", "steps", "loss", "tokens_per_second", "mfu", "attempts", "preemptions", "failures",
+        "goodput", "cost_dollars", "reason",
+    } <= set(found["stages"][0])  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_nothing_is_cut_off_at_any_width(run: RunDirectory, width: int) -> None:
+    attempt(run, 300, seconds_ago=3)
+    write(run, "pretrain", "metrics", timed(time.time() - 30, 1300, 50.0))
+    controller_says(run, 1, "running", pretrain="provisioning", preference="suspended")
+    shown = table(status.read(run.store.url), width)
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert all(word in shown for word in ("provisioning", "preference", "31%", "1 of 1"))
+
+
+def test_prometheus_reads_what_the_exposition_says(run: RunDirectory) -> None:
+    attempt(run, 300, seconds_ago=3)
+    write(run, "pretrain", "metrics", timed(time.time(), 300))
+    families = text_string_to_metric_families(exposition(status.read(run.store.url)))
+    samples = {(one.name, one.labels.get("stage"), one.labels.get("state")): one for f in families for one in f.samples}
+    assert samples["nanocode_stage_state", "pretrain", "running"].value == 1
+    assert samples["nanocode_stage_step", "pretrain", None].value == 300
+    assert samples["nanocode_stage_tokens_per_second", "pretrain", None].value == 6100.0
+    assert ("nanocode_stage_loss", "tokenizer", None) not in samples
+    assert ("nanocode_stage_wall_seconds", "pretrain", None) in samples
+
+
+def test_a_look_at_a_long_run_takes_well_under_a_second(run: RunDirectory) -> None:
+    now = time.time()
+    for number in range(1, 21):
+        attempt(run, 100 * number, seconds_ago=600)
+        for part in range(20):
+            write(run, "pretrain", "metrics", *(timed(now - 500 + part, 10 * k) for k in range(10)), number=number)
+    began = time.process_time()
+    status.read(run.store.url)
+    assert time.process_time() - began < 1.0, "0.15 s where this was written"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanocode.config.settings import load
-from nanocode.report import Report, build, render_html, render_markdown
+from nanocode.report import Report, build, render_html, render_markdown, time_spent
 from nanocode.report.curves import Series, extremes, means, smooth
 from nanocode.report.facts import SourceFacts
 from nanocode.report.words import quantity
@@ -286,3 +286,27 @@ def test_smoothing_does_not_lag() -> None:
 def test_a_source_that_ran_out_says_how_much_it_gave() -> None:
     assert SourceFacts(tokens=30, wanted_tokens=40).kept_of_wanted == 0.75
     assert SourceFacts(tokens=30).kept_of_wanted is None
+
+
+def test_where_the_time_went_is_one_bar_per_stage_with_its_goodput(tmp_path: Path) -> None:
+    run = RunDirectory(LocalStore(tmp_path))
+    number = run.claim("pretrain", runs.DIGEST["pretrain"], "laptop")
+    claim = run.attempts("pretrain")[0].model_copy(update={"claimed": runs.STARTED})
+    run.store.write(f"pretrain/attempts/{number}/claim.json", claim.model_dump_json().encode())
+    began = runs.STARTED.timestamp()
+    with SegmentWriter(run.store, "pretrain", number, "events", 0) as events:
+        events.write({"kind": "begin", "phase": "compile", "time": began + 8})
+        events.write({"kind": "end", "phase": "compile", "time": began + 42})
+    spent = {"step_seconds": 84.0, "data": 0.0, "checkpoint": 0.0, "evaluation": 42.0}
+    with SegmentWriter(run.store, "pretrain", number, "metrics", 0) as metrics:
+        metrics.write({"kind": "time", "step": 700, "steps_timed": 700, "time": began + 168, **spent})
+    runs.finish(run, "pretrain")
+    report = build(run)
+    (row,) = time_spent.rows(report)
+    assert (row.stage, row.seconds, row.goodput) == ("pretrain", 168.0, 0.5)
+    assert [(part.label, part.percent) for part in row.parts] == [
+        ("productive", 50.0), ("evaluation", 25.0), ("compile", pytest.approx(100 * 34 / 168)),
+        ("start-up", pytest.approx(100 * 8 / 168)),
+    ]  # fmt: skip
+    assert "goodput 50%" in render_html(report)
+    assert "| pretrain | 2 min 48 s | 50% | productive 50%, evaluation 25%" in render_markdown(report)

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nanocode.run.cadence import Cadence
 from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import LocalStore
@@ -57,12 +59,13 @@ def test_a_save_that_does_not_fit_into_the_grace_is_not_begun(
             [np.zeros(1)] * 9,
             lambda batch: batch,
             lambda state, done: None,
-            Schedule(start=0, steps=9, log_steps=1, eval_steps=9, checkpoint_seconds=1000.0),
+            Schedule(start=0, steps=9, log_steps=1, eval_steps=9, cadence=Cadence(1.0, 1000.0)),
             Work(tokens=1, flops=1.0, peak_flops=1.0),
             checkpoints,
             Told(),
             metrics,
             lambda progress: None,
+            lambda phase: nullcontext(),
         )
     metrics.close()
     assert checkpoints.saved == saved

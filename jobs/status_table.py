@@ -1,0 +1,101 @@
+"""The table of `nanocode status`, as wide as the terminal allows, once or again and again."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nanocode.report.words import MISSING, dollars, duration, quantity, share
+
+SECONDS_BETWEEN_LOOKS = 2.0
+MEDIUM, WIDE = 100, 120
+"""Widths from which on there is room for more columns."""
+STYLES = {"done": "green", "running": "cyan", "starting": "cyan", "provisioning": "cyan", "failed": "bold red"}
+RESTING = ("done", "failed", "cancelled")
+"""States in which there is nothing more to watch."""
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=STYLES.get(state, ""))
+
+
+def _progress(stage: dict[str, Any]) -> str:
+    """Steps, or what a stage without steps has done of what it counts."""
+    if stage["step"] is None:
+        return MISSING
+    done, total = _short(stage["step"]), _short(stage["steps"]) if stage["steps"] else "?"
+    unit = f" {stage['unit']}" if stage["unit"] and stage["unit"] != "steps" else ""
+    return f"{done}/{total}{unit}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.2g}"
+
+
+def _tries(stage: dict[str, Any]) -> str:
+    return f"{stage['attempt']} of {stage['attempts']}" if stage["attempt"] else _count(stage["attempts"])
+
+
+def _count(value: int | None) -> str:
+    return str(value) if value else MISSING
+
+
+COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
+    ("step", 0, _progress),
+    ("loss", 0, lambda stage: MISSING if stage["loss"] is None else f"{stage['loss']:.3f}"),
+    ("tokens/s", MEDIUM, lambda stage: quantity(stage["tokens_per_second"])),
+    ("MFU", 0, lambda stage: share(stage["mfu"])),
+    ("tries", 0, _tries),
+    ("preempted", WIDE, lambda stage: _count(stage["preemptions"])),
+    ("failed", WIDE, lambda stage: _count(stage["failures"])),
+    ("goodput", 0, lambda stage: share(stage["goodput"])),
+    ("cost", MEDIUM, lambda stage: dollars(stage["cost_dollars"]) if stage["cost_dollars"] else MISSING),
+    ("left", 0, lambda stage: duration(stage["eta_seconds"]) if stage["state"] == "running" else MISSING),
+)
+"""Title, the width it takes to be shown, and the cell."""
+
+
+def drawn(found: dict[str, Any], width: int) -> RenderableType:
+    """The run, its stages, and below them what there is to say of each in words."""
+    title = Text.assemble((found["run"], "bold"), ": ", _state(found["state"]), overflow="fold")
+    if found["reason"]:
+        title.append(f", {found['reason']}")
+    if found["spent_dollars"]:
+        title.append(f", {dollars(found['spent_dollars'])} spent")
+    gap = 2 if width >= MEDIUM else 1
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    shown = [(name, cell) for name, least, cell in COLUMNS if width >= least]
+    for name, _ in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in found["stages"]:
+        table.add_row(stage["name"], _state(stage["state"]), *(cell(stage) for _, cell in shown))
+    reasons = [Text(f"{one['name']}: {one['reason']}", style="dim") for one in found["stages"] if one["reason"]]
+    return Group(title, table, *reasons)
+
+
+def table(found: dict[str, Any], width: int | None = None) -> str:
+    """As text; coloured where it goes to a terminal."""
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(drawn(found, console.width))
+    return captured.get().rstrip()
+
+
+def watch(read: Callable[[], dict[str, Any]]) -> None:
+    """Draw again and again, until there is nothing more to watch or Ctrl-C."""
+    console = Console()
+    found = read()
+    with Live(drawn(found, console.width), console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        try:
+            while found["state"] not in RESTING:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                found = read()
+                live.update(drawn(found, console.width), refresh=True)
+        except KeyboardInterrupt:
+            pass  # the last picture stays
