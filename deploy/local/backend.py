@@ -41,11 +41,9 @@ class Note(BaseModel):
 class LocalBackend:
     """`Backend` over keepers."""
 
-    def __init__(
-        self, run: RunDirectory, environment: Mapping[str, str] | None = None, command: Sequence[str] = ()
-    ) -> None:
-        """`environment`: more of it for the jobs. `command`: what keepers run instead of the stage's module."""
-        self._run, self._environment, self._command = run, dict(environment or {}), tuple(command)
+    def __init__(self, run: RunDirectory, environment: Mapping[str, str] | None = None) -> None:
+        """`environment`: more of it, for the jobs."""
+        self._run, self._environment = run, dict(environment or {})
         self._started: dict[Key, subprocess.Popen[bytes]] = {}
         self._shown: set[Key] = set()
         self._notes: dict[Key, Note] = {}
@@ -66,7 +64,7 @@ class LocalBackend:
         if (stage, attempt) in self._started:
             return
         command = [sys.executable, "-m", processes.KEEPER, "--run-dir", self._run.store.url]
-        command += ["--stage", stage, "--attempt", str(attempt), *(["--", *self._command] if self._command else [])]
+        command += ["--stage", stage, "--attempt", str(attempt)]
         # A session of its own: neither the terminal's Ctrl-C nor the end of whoever began it reaches it.
         try:
             self._started[stage, attempt] = subprocess.Popen(

@@ -1,6 +1,6 @@
 """Keeps one attempt: starts its process, passes signals on, keeps what it says on stderr, and records how it ended.
 
-    python -m deploy.local.keeper --run-dir RUN --stage S --attempt N [-- COMMAND ...]
+    python -m deploy.local.keeper --run-dir RUN --stage S --attempt N
 
 It runs in a session of its own and outlives the controller that started it. SIGTERM and SIGINT go on to the process;
 SIGUSR2 ends it by force, after the stacks of its threads. Nothing survives a keeper that is killed: that is what a
@@ -43,6 +43,7 @@ class Kept:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._told: list[int] = []
+        self._ending = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._tell)
 
@@ -66,6 +67,9 @@ class Kept:
         if process is None:
             self._told.append(number)
         elif number == signal.SIGUSR2:
+            if self._ending:
+                return  # asked again while the stacks are being written
+            self._ending = True
             process.send_signal(signal.SIGUSR1)  # `jobs.stage` has its stacks written
             time.sleep(SECONDS_FOR_STACKS)
             self.end()
@@ -172,11 +176,10 @@ def main() -> int:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--stage", required=True, choices=STAGES)
     parser.add_argument("--attempt", required=True, type=int)
-    parser.add_argument("command", nargs="*", help="instead of the stage's module")
     options = parser.parse_args()
     run = RunDirectory(open_store(options.run_dir))
-    module = [sys.executable, "-m", STAGES[options.stage].module]
-    command = [*(options.command or module), "--run-dir", run.store.url, "--attempt", str(options.attempt)]
+    command = [sys.executable, "-m", STAGES[options.stage].module]
+    command += ["--run-dir", run.store.url, "--attempt", str(options.attempt)]
     try:
         return keep(run, options.stage, options.attempt, command)
     except StorageError as error:
