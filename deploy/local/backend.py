@@ -117,8 +117,10 @@ class LocalBackend:
         if key in self.alive:
             return Seen(Process.RUNNING)
         if (code := self._reaped(key)) is not None:
-            note = self._note(key)  # it may have come since we looked
-            return self._with_keeper(key, note) if note else Seen(Process.EXITED, code, reason="its keeper left")
+            if (note := self._note(key)) is not None:  # it came since we looked
+                return self._with_keeper(key, note)
+            killed = Seen(Process.LOST, reason=f"its keeper was ended by signal {-code} before it began")
+            return killed if code < 0 else Seen(Process.EXITED, code, reason="its keeper could not begin")
         if key in self._started:
             self.alive[key] = self._started[key].pid  # so young that it does not look like a keeper yet
             return Seen(Process.RUNNING)

@@ -30,7 +30,9 @@ def work(task: Task) -> Outcome:
             raise ConfigurationError("the setting x is wrong: correct it")
         case "exit-0":
             os._exit(0)
-        case "wait":  # works until it is told to leave, and saves then
+        case "wait" | "show" as word:  # works until it is told to leave, and saves then
+            if word == "show":
+                task.display.show("waiting", 5, 10, "steps")
             with task.preemption.loop():
                 while not task.preemption.reached(0):
                     time.sleep(0.02)

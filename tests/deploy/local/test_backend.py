@@ -96,6 +96,16 @@ def test_a_keeper_that_was_killed_is_lost_and_leaves_nobody_behind(world: MakeWo
     until(lambda: gone(playing) and gone(child), "what it had started is gone")
 
 
+def test_a_keeper_that_was_killed_before_it_noted_itself_is_lost_too(world: MakeWorld, backend: Callable) -> None:
+    one = world()
+    one.claimed()
+    mine = backend(one)
+    mine.start(*KEY, None)
+    os.kill(mine.alive[KEY], signal.SIGKILL)
+    until(lambda: seen(mine) is not Process.RUNNING, "it is gone")
+    assert (seen(mine), one.run.store.exists("tokenizer/attempts/1/keeper.json")) == (Process.LOST, False)
+
+
 def test_killed_by_force_it_leaves_its_stacks(world: MakeWorld, backend: Callable) -> None:
     one = world(tokenizer="deaf")
     one.claimed()
