@@ -22,6 +22,7 @@ from deploy.local.loop import say
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
 
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -66,7 +67,7 @@ class Supervisor:
 
     def supervise(self) -> int:
         """The exit code of the last controller."""
-        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._pass_on) for number in NUMBERS}
         try:
             return self._supervise()
         finally:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.local.world import World
+from tests.gcs import gcs_url
+
+__all__ = ["gcs_url"]
 
 
 @pytest.fixture

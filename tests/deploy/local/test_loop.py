@@ -1,5 +1,6 @@
 """The controller of this machine, with real keepers and stages that do nothing much."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -37,6 +38,16 @@ def test_stages_follow_one_another_without_a_pause(world: MakeWorld) -> None:
     assert first is not None
     begun = one.run.attempts("corpus")[0].claimed.timestamp()
     assert begun - first.at < 0.5
+
+
+def test_a_run_in_a_bucket_is_controlled_from_here(world: MakeWorld, gcs_url: str) -> None:
+    one = world(location=gcs_url, tokenizer="wait done")
+    controller = one.controller()
+    playing = one.pid()
+    psutil.Process(one.keeper_pid()).terminate()
+    code, errors = ended(controller)
+    assert (code, gone(playing)) == (Exit.DONE, True), errors
+    assert [endings(one, stage) for stage in STAGES] == [[Ending.PREEMPTED, Ending.DONE], [Ending.DONE]]
 
 
 def test_a_failure_is_tried_again_and_the_last_one_named_with_its_log(world: MakeWorld) -> None:
@@ -93,6 +104,10 @@ def test_told_to_leave_it_lets_the_stage_save_and_begins_nothing(world: MakeWorl
     assert ended(controller) == (Exit.PREEMPTED, "nanocode: told to leave; saved\n")
     assert endings(one) == [Ending.STOPPED]
     assert latest_intent(one.run).want == "run"
+    shown = json.loads(one.run.store.read("controller/status.json"))
+    assert (shown["state"], shown["reason"], shown["stages"]["tokenizer"]["state"]) == (
+        "waiting", "told to leave", "waiting",
+    )  # fmt: skip
     (one.folder / "plays/tokenizer").write_text("done")
     assert ended(one.controller()) == (Exit.DONE, "")
     assert endings(one) == [Ending.STOPPED, Ending.DONE]

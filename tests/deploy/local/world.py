@@ -32,7 +32,7 @@ STAGE = 'import sys\n\nfrom jobs.stage import run_stage\nfrom tests.deploy.local
 
 
 class World:
-    def __init__(self, folder: Path, *settings: str, **plays: str) -> None:
+    def __init__(self, folder: Path, *settings: str, location: str | None = None, **plays: str) -> None:
         self.folder = folder
         (folder / "jobs").mkdir(parents=True)
         (folder / "plays").mkdir()
@@ -41,7 +41,7 @@ class World:
             (folder / f"jobs/{stage}.py").write_text(STAGE.format(stage))
             (folder / f"plays/{stage}").write_text(plays.get(stage, "done"))
         (folder / "text.md").write_text("a text")
-        self.run = RunDirectory(open_store(folder / "run"))
+        self.run = RunDirectory(open_store(location or folder / "run"))
         self.settings = load("demo", [*QUICK, f"corpus.sources={folder}/text.md", *settings], environment={})
         self.run.add_config(self.settings.to_yaml())
         change_intent(self.run, stages=STAGES)
