@@ -42,8 +42,23 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.dry_run:
         return local.dry_run(options.run_dir, options.preset, options.set, options.config)
-    stages = options.stages.split(",") if options.stages else order()
-    return local.run(options.run_dir, options.preset, options.set, options.config, stages, options.yes)
+    return local.run(
+        options.run_dir, options.preset, options.set, options.config, options.stages, options.yes, options.chaos
+    )
+
+
+def _wish(options: argparse.Namespace) -> int:
+    from jobs import wishes
+
+    print(wishes.WISHES[options.wish](options.run_dir))
+    return Exit.DONE
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from jobs import wishes
+
+    print(wishes.retry(options.run_dir, options.stage))
+    return Exit.DONE
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -133,7 +148,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only print which rollouts synth would make, read from public sets, and buy at what estimated cost",
     )
+    run.add_argument(
+        "--chaos",
+        metavar="SPEC",
+        help="trouble to survive: preempt-every=60s,kill-every=90s,kill-controller-every=180s,slow-storage=2s,seed=1",
+    )
     run.set_defaults(command=_run)
+    _add_wishes(commands)
     status = commands.add_parser("status", help="what is done, and how well")
     status.add_argument("run_dir", metavar="DIR")
     how = status.add_mutually_exclusive_group()
@@ -182,6 +203,22 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--preset", choices=PRESETS, default="demo", help="settings of the stages that follow")
     imported.set_defaults(command=_import)
     return parser
+
+
+def _add_wishes(commands: Any) -> None:
+    """What a user may want of a run that is under way."""
+    for name, help in (
+        ("suspend", "stop a run, saved, until it is resumed"),
+        ("resume", "go on with a suspended run"),
+        ("cancel", "stop a run for good"),
+    ):
+        wish = commands.add_parser(name, help=help)
+        wish.add_argument("run_dir", metavar="DIR")
+        wish.set_defaults(command=_wish, wish=name)
+    retry = commands.add_parser("retry", help="do a stage again from its beginning, and all that stands on it")
+    retry.add_argument("run_dir", metavar="DIR")
+    retry.add_argument("--from", dest="stage", required=True, metavar="STAGE", help=f"one of: {', '.join(order())}")
+    retry.set_defaults(command=_retry)
 
 
 def _add_speaker(parser: argparse.ArgumentParser) -> None:

@@ -1,20 +1,22 @@
-"""`nanocode run`: the stages as child processes on this machine, in order, until one cannot be done."""
+"""`nanocode run`: settle what is to be done, then be the controller of the run on this machine."""
 
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from deploy.local.chaos import parse_chaos, supervise
+from deploy.local.loop import control
+from jobs.console import set_up_logging
 from nanocode.config.settings import Settings, from_yaml, load
-from nanocode.run.digests import embedded_revision, stage_digests
+from nanocode.run.attempts import End, recorded
+from nanocode.run.digests import digests_beside, embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES, Stage, order, select
+from nanocode.run.intent import change_intent, earlier_intents, forgive
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import open_store
 
@@ -29,23 +31,29 @@ def dry_run(location: str, preset: str | None, overrides: Sequence[str], config:
 
 
 def run(
-    location: str, preset: str | None, overrides: Sequence[str], config: Path | None, stages: Iterable[str], yes: bool
+    location: str,
+    preset: str | None,
+    overrides: Sequence[str],
+    config: Path | None,
+    stages: str | None,
+    yes: bool,
+    chaos: str | None = None,
 ) -> int:
-    """Settle the configuration, then run what is not done; the exit code of the first stage that fails."""
-    chosen = select(stages)
+    """Settle the configuration, then be the run's controller until there is nothing left to do."""
+    chosen = select(stages.split(",") if stages else order())
+    trouble = parse_chaos(chaos) if chaos is not None else None
     directory = RunDirectory(open_store(location))
     settings = settle(directory, preset, overrides, config, yes)
-    for stage in chosen:
-        while not _is_done(directory, stage, settings):
-            _warn_of_others(directory, stage)
-            code = _child(directory, stage)
-            if code in (Exit.PREEMPTED, Exit.CONFIGURATION, Exit.USAGE):
-                return code
-            if code != Exit.DONE or not _is_done(directory, stage, settings):
-                print(f"nanocode: stage {stage.name} failed with exit code {code}; its log is above", file=sys.stderr)
-                return Exit.FAILED
-    summarize(directory)
-    return Exit.DONE
+    code: int = Exit.DONE
+    if not all(_is_done(directory, stage, settings) for stage in chosen):
+        wanted = tuple(stage.name for stage in chosen) if stages else ()
+        change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
+        _tell_of_others(directory, chosen)
+        set_up_logging()
+        code = control(directory) if trouble is None else supervise(directory, trouble, settings.pretrain.grace_seconds)
+    if code == Exit.DONE:
+        summarize(directory)
+    return code
 
 
 def settle(
@@ -109,7 +117,13 @@ def _is_in_use(settings: Settings, directory: RunDirectory) -> bool:
 def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> None:
     digests = stage_digests(settings, directory)
     markers = {name: directory.done(name) for name in order() if not STAGES[name].reads_what_is_there}
-    stale = [name for name, marker in markers.items() if marker is not None and marker.input_digest != digests[name]]
+    accepted = [digests] + [digests_beside(settings, directory.done, one.again) for one in earlier_intents(directory)]
+    stale = [
+        name
+        for name, marker in markers.items()
+        # What `nanocode retry` has made stale was asked for.
+        if marker is not None and not any(marker.input_digest == current[name] for current in accepted)
+    ]
     if not stale or yes:
         return
     line = f"settings or sources have changed and make {', '.join(stale)} stale: they run again, what they made is kept"
@@ -124,46 +138,16 @@ def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
     return marker is not None and marker.input_digest == stage_digests(settings, directory)[stage.name]
 
 
-def _warn_of_others(directory: RunDirectory, stage: Stage) -> None:
-    """One line for an attempt that may still be alive: two at once do no harm, and everything twice."""
+def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:
+    """One line for each attempt that somebody else has begun and that may still be alive."""
     now = time.time()
-    for claim in reversed(directory.attempts(stage.name)):
-        sign = last_sign(directory, claim)
-        if seems_alive(claim, sign, now):
-            told = f"attempt {claim.attempt} of {stage.name} by {claim.who} wrote {max(0, now - sign):.0f} s ago"
-            print(f"nanocode: {told}; if it is alive, both do the same work", file=sys.stderr)
-            return
-
-
-def _child(directory: RunDirectory, stage: Stage) -> int:
-    """Run a stage to its end; SIGTERM and Ctrl-C are passed on, and waited for: the stage says what it saved."""
-    command = [sys.executable, "-m", stage.module, "--run-dir", directory.store.url]
-    # Large pages for large arrays, which a step allocates anew each time: a tenth of its time on a CPU.
-    # A stage that leaves at once leaves its pool's semaphores to Python's tracker, which removes them and complains.
-    quiet = "ignore:resource_tracker:UserWarning"
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONWARNINGS": quiet, **os.environ}
-    # A child is born deaf to the terminal's Ctrl-C, and listens once it can save: until then our SIGTERM ends it.
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(command, env=environment)
-    told = False
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        process.send_signal(signal.SIGINT if told and number == signal.SIGINT else signal.SIGTERM)
-        told = True
-
-    terminated = signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
-    try:
-        code = process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, terminated)
-        signal.signal(signal.SIGINT, interrupted)
-        if process.poll() is None:
-            process.kill()
-    if told and code == -signal.SIGTERM:
-        print("nanocode: told to leave; the same command goes on from here", file=sys.stderr)
-    return Exit.PREEMPTED if told and code != Exit.DONE else code
+    for stage in stages:
+        for claim in directory.attempts(stage.name):
+            sign = last_sign(directory, claim)
+            over = recorded(directory, stage.name, claim.attempt, End) is not None
+            if not over and seems_alive(claim, sign, now):
+                told = f"attempt {claim.attempt} of {stage.name} by {claim.who} wrote {max(0, now - sign):.0f} s ago"
+                print(f"nanocode: {told}; if it is alive, its end is awaited", file=sys.stderr)
 
 
 def summarize(directory: RunDirectory) -> None:

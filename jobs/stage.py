@@ -4,10 +4,12 @@ A stage's module holds `work(task) -> Outcome` and ends in `sys.exit(run_stage("
 """
 
 import argparse
+import faulthandler
 import importlib.metadata
 import os
 import platform
 import resource
+import signal
 import socket
 import sys
 import time
@@ -18,16 +20,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from jobs.console import Display, hide_late_writes, set_up_logging
 from nanocode.config.settings import Settings, from_yaml
+from nanocode.run.attempts import superseded
 from nanocode.run.digests import stage_digests
-from nanocode.run.directory import Marker, RunDirectory
+from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
 from nanocode.run.segments import KINDS, SegmentWriter, read_segments
-from nanocode.storage.objects import LocalStore, StorageError, Store, open_store
+from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
 
 log = structlog.get_logger()
@@ -59,6 +62,8 @@ class Task:
     display: Display
     worker: int = 0
     workers: int = 1
+    assigned: int | None = None
+    """The attempt that the controller has claimed for this process, and for the other hosts."""
     attempt: int = 0
 
     @property
@@ -85,11 +90,12 @@ class Task:
         return SegmentWriter(self.run.store, self.stage, self.attempt, "metrics", self.worker)
 
     def claim(self) -> None:
-        """Begin an attempt of our own; events are kept in it from here on."""
-        self.join(self.run.claim(self.stage, self.digest, f"{socket.gethostname()}:{os.getpid()}"))
+        """Begin an attempt of our own, or the one assigned to us; events are kept in it from here on."""
+        who = f"{socket.gethostname()}:{os.getpid()}"
+        self.join(self.run.claim(self.stage, self.digest, who) if self.assigned is None else self.assigned)
 
     def join(self, attempt: int) -> None:
-        """Write into an attempt that this process, or host 0, has claimed."""
+        """Write into an attempt that this process, host 0 or the controller has claimed."""
         self.attempt = attempt
         kept = SegmentWriter(self.run.store, self.stage, self.attempt, "log", self.worker)
         set_up_logging(kept.write)
@@ -127,6 +133,8 @@ def run_stage(stage: str, work: Callable[[Task], Outcome | None], claims_itself:
     `claims_itself`: the work calls `task.claim()`, because hosts have to find each other before one of them does.
     """
     preemption = Preemption()
+    # Whoever ends a process that hangs asks it first what every thread of it is doing.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_logging()
     hide_late_writes()
     try:
@@ -159,9 +167,12 @@ def _run(
     if marker is not None and marker.input_digest == digests[stage]:
         log.info("already done", stage=stage, run=run.store.url)
         return
+    if options.attempt is not None:
+        _check_assigned(run, stage, options.attempt, digests[stage])
     preemption.grace_seconds = settings.pretrain.grace_seconds
     display = Display(stage)
-    task = Task(run, settings, stage, digests[stage], digests, preemption, display, options.worker, options.of)
+    shared = (options.worker, options.of, options.attempt)
+    task = Task(run, settings, stage, digests[stage], digests, preemption, display, *shared)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
         if not claims_itself:
@@ -191,6 +202,22 @@ def _run(
         log.info("done", stage=stage, seconds=round(seconds, 1))
     finally:
         task.close()
+
+
+def _check_assigned(run: RunDirectory, stage: str, attempt: int, digest: str) -> None:
+    """`Preempted` when the attempt is over; `ConfigurationError` when it was claimed for other inputs."""
+    name = f"{run.attempt_folder(stage, attempt)}/claim.json"
+    try:
+        claim = Claim.model_validate_json(run.store.read(name))
+    except (NotFound, ValidationError) as error:
+        raise UsageError(f"--attempt {attempt}: nobody has claimed {run.store.url}/{name}: leave it out") from error
+    if reason := superseded(run, stage, attempt):
+        raise Preempted(reason)
+    if claim.input_digest != digest:
+        raise ConfigurationError(
+            f"settings, SOUL or sources have changed since attempt {attempt} of {stage} was claimed: "
+            f"run `nanocode run --run-dir {run.store.url}` again"
+        )
 
 
 def other_seconds(task: Task) -> float:
@@ -249,6 +276,7 @@ def _parse(stage: str) -> argparse.Namespace:
     parser.add_argument("--run-dir", required=True, help="the run directory: a local path or gs://bucket/prefix")
     parser.add_argument("--worker", type=int, default=0, help="index of this worker, from 0")
     parser.add_argument("--of", type=int, default=1, help="number of workers that share the stage")
+    parser.add_argument("--attempt", type=int, help="join this attempt, which the controller has claimed")
     options = parser.parse_args()
     if not 0 <= options.worker < options.of:
         raise UsageError(f"--worker {options.worker} --of {options.of}: workers count from 0 to {options.of - 1}")

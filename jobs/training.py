@@ -210,8 +210,10 @@ def join_other_hosts(task: Task) -> None:
         return
     task.preemption.agree_with_other_hosts()
     task.worker = jax.process_index()
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 or task.assigned is not None:
         task.claim()
+    if task.assigned is not None:
+        return  # every host was told the number
     number = int(multihost_utils.broadcast_one_to_all(np.array(task.attempt, np.int32)))
     if jax.process_index() != 0:
         task.join(number)

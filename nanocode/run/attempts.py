@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanocode.run.directory import RunDirectory
+from nanocode.run.directory import RunDirectory, numbers
 from nanocode.storage.objects import AlreadyExists, NotFound
 
 
@@ -89,3 +89,14 @@ def recorded(run: RunDirectory, stage: str, attempt: int, kind: type[R]) -> R | 
         return kind.model_validate_json(run.store.read(f"{run.attempt_folder(stage, attempt)}/{NAMES[kind]}"))
     except (NotFound, ValidationError):
         return None
+
+
+def superseded(run: RunDirectory, stage: str, attempt: int) -> str:
+    """Why an attempt has nothing to do any more: it has its end, or a later one has begun; empty while it may work."""
+    end = recorded(run, stage, attempt, End)
+    if end is not None:
+        return f"attempt {attempt} of {stage} has ended already ({end.reason or end.ending})"
+    latest = max(numbers(run.store.children(f"{stage}/attempts")), default=attempt)
+    if latest > attempt:
+        return f"attempt {attempt} of {stage} is not the last one any more: attempt {latest} has begun"
+    return ""

@@ -5,12 +5,14 @@ which attempt of each stage failures are forgiven, and how often each stage was 
 stage's input digest, so nothing of before is reused. (In Kubernetes the same fields are in the TrainingRun's spec.)
 """
 
+import json
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanocode.run.directory import RunDirectory, numbers
-from nanocode.storage.objects import AlreadyExists
+from nanocode.storage.objects import AlreadyExists, NotFound
 
 Want = Literal["run", "suspend", "cancel"]
 
@@ -37,6 +39,17 @@ def latest_intent(run: RunDirectory) -> Intent:
         except ValidationError:
             continue  # a damaged word is none
     return Intent()
+
+
+def earlier_intents(run: RunDirectory) -> list[Intent]:
+    """What the user wanted before a stage was begun again: one for each time, without the last word."""
+    found = {json.dumps(Intent().again): Intent()}
+    for number in numbers(run.store.children("control"), ".json"):
+        with suppress(ValidationError, NotFound):
+            intent = Intent.model_validate_json(run.store.read(f"control/{number}.json"))
+            found[json.dumps(intent.again, sort_keys=True)] = intent
+    found.pop(json.dumps(latest_intent(run).again, sort_keys=True), None)
+    return list(found.values())
 
 
 def change_intent(run: RunDirectory, **changes: object) -> Intent:

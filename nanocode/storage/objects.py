@@ -95,7 +95,15 @@ class Store(Protocol):
 
 def open_store(location: str | Path) -> Store:
     """The store at a local path or a `gs://bucket/prefix`; nothing is created before the first write."""
-    text = str(location)
+    store = _opened(str(location))
+    if "SLOW_STORAGE" not in os.environ:
+        return store
+    from nanocode.storage.slow import slowed  # trouble that somebody has asked for
+
+    return slowed(store, os.environ["SLOW_STORAGE"])
+
+
+def _opened(text: str) -> Store:
     if text.startswith("gs://"):
         from nanocode.storage.gcs import GcsStore  # late: a laptop's run needs no cloud client
 

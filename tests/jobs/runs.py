@@ -107,10 +107,10 @@ def job(stage: str, run: Path, *arguments: str, **more: str) -> subprocess.Popen
     )
 
 
-def together(stage: str, run: Path, port: int, hosts: int = 2) -> list[subprocess.Popen[str]]:
+def together(stage: str, run: Path, port: int, *arguments: str, hosts: int = 2) -> list[subprocess.Popen[str]]:
     """The same on several hosts, which find each other at this port."""
     shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(hosts)}
-    return [job(stage, run, **shared, JAX_PROCESS_ID=str(number)) for number in range(hosts)]
+    return [job(stage, run, *arguments, **shared, JAX_PROCESS_ID=str(number)) for number in range(hosts)]
 
 
 def directory(run: Path) -> RunDirectory:

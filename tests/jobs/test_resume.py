@@ -15,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jobs.stage import read_settings
+from nanocode.run.digests import stage_digests
 from nanocode.run.exits import Exit
 from nanocode.run.history import stage_ledger
 from nanocode.run.spans import Kind
@@ -188,6 +190,19 @@ def test_a_full_disk_is_one_line_and_loses_nothing(prepared: Path, tmp_path: Pat
         assert '"resumed"' in out
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_two_processes_join_the_attempt_that_was_claimed_for_them(run: Path, free_port: int) -> None:
+    directory(run).add_config((run / "config/1.yaml").read_text().replace(f"steps: {STEPS}", "steps: 20"))
+    place = directory(run)
+    place.claim_number("pretrain", 1, stage_digests(read_settings(place), place)["pretrain"], "a controller")
+    hosts = together("pretrain", run, free_port, "--attempt", "1")
+    endings = [host.communicate(timeout=120) for host in hosts]
+    assert [host.returncode for host in hosts] == [Exit.DONE] * 2, endings
+    marker = place.done("pretrain")
+    assert marker is not None
+    assert (marker.attempt, [claim.who for claim in place.attempts("pretrain")]) == (1, ["a controller"])
+    assert {path.name[0] for path in run.glob("pretrain/attempts/1/log/*")} == {"0", "1"}
 
 
 def test_two_processes_train_together_and_resume_as_one(

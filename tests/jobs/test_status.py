@@ -83,10 +83,10 @@ def test_an_attempt_that_has_been_silent_is_begun_and_says_since_when(run: RunDi
 def test_a_second_process_on_a_run_is_warned_of_the_first(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(local, "_child", lambda directory, stage: Exit.PREEMPTED)
+    monkeypatch.setattr(local, "control", lambda directory: Exit.PREEMPTED)
 
     def warned() -> str:
-        assert local.run(run.store.url, None, [], None, ["pretrain"], yes=False) == Exit.PREEMPTED
+        assert local.run(run.store.url, None, [], None, "pretrain", yes=False) == Exit.PREEMPTED
         return capsys.readouterr().err
 
     attempt(run, 300, seconds_ago=100)
@@ -95,7 +95,7 @@ def test_a_second_process_on_a_run_is_warned_of_the_first(
     attempt(run, 300, who=f"{socket.gethostname()}:{gone.pid}")
     assert warned() == "", "silent for long, and known to be gone"
     attempt(run, 300, seconds_ago=3)
-    told = r"attempt 3 of pretrain by elsewhere:1 wrote \d s ago; if it is alive, both do the same work"
+    told = r"attempt 3 of pretrain by elsewhere:1 wrote \d s ago; if it is alive, its end is awaited"
     assert re.search(told, warned())
 
 

@@ -1,0 +1,212 @@
+"""The controller on this machine: looks, acts, and waits until an attempt ends or it is time to look again.
+
+    python -m deploy.local.loop --run-dir RUN      what `nanocode run` does once the configuration is settled
+
+Told to leave (SIGTERM, Ctrl-C, a terminal that closes) it behaves as if the user had suspended the run, writes no such
+thing, and leaves when the last attempt on this machine has ended. A second Ctrl-C has attempts leave unsaved.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import FrameType, TracebackType
+from typing import Self
+
+from deploy.controller.actions import Close, Tell
+from deploy.controller.backend import Unreachable
+from deploy.controller.decision import Decision, State
+from deploy.controller.journal import Written
+from deploy.controller.notify import Webhook
+from deploy.controller.observed import Stage
+from deploy.controller.reconcile import Reconciler
+from deploy.controller.record import RunJournal
+from deploy.local.backend import LocalBackend, ThisMachine
+from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import Exit
+from nanocode.storage.objects import StorageError, open_store
+
+PATIENCE = 20
+"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on."""
+
+
+class Told:
+    """Whether we were told to leave; there is something to read on `handle` when that is new."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.handle, self._writable = os.pipe()
+        os.set_blocking(self._writable, False)
+        os.set_blocking(self.handle, False)
+
+    def __enter__(self) -> Self:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._tell) for number in numbers}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.handle)
+        os.close(self._writable)
+
+    def news(self) -> bool:
+        """Whether we were told (again) since this was last asked."""
+        try:
+            return bool(os.read(self.handle, 64))
+        except BlockingIOError:
+            return False
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.times += 1
+        os.write(self._writable, b"!")
+
+
+class LocalJournal(RunJournal):
+    """The run's journal, with the wish to leave added to what the user wants, and a line for every setback."""
+
+    def __init__(self, run: RunDirectory, backend: LocalBackend) -> None:
+        super().__init__(run)
+        self._backend = backend
+        self._met: set[tuple[str, int]] = set()
+        self.leaving = False
+        self.said_why = False
+        """Whether a stage that was told to leave has said what it saved."""
+        self.last: Written | None = None
+
+    def read(self) -> Written:
+        self.last = super().read()
+        self._met |= set(self._backend.alive)
+        if not self.leaving:
+            return self.last
+        return replace(self.last, intent=self.last.intent.model_copy(update={"want": "suspend"}))
+
+    def stop(self, stage: str, attempt: int, stop: Stop) -> None:
+        if self.leaving:
+            if (stage, attempt) not in self._backend.alive:
+                return  # somebody else's, on another host
+            stop = stop.model_copy(update={"reason": "told to leave"})
+        super().stop(stage, attempt, stop)
+
+    def end(self, stage: str, attempt: int, end: End) -> None:
+        super().end(stage, attempt, end)
+        if self.leaving:
+            ended = recorded(self._run, stage, attempt, ExitRecord)
+            self.said_why |= ended is not None and ended.code == Exit.PREEMPTED
+        if (stage, attempt) in self._met and end.ending in (Ending.PREEMPTED, Ending.FAILED):
+            what = "failed" if end.ending is Ending.FAILED else "was cut off"
+            say(f"attempt {attempt} of {stage} {what}: {end.reason}")
+
+    def show(self, decision: Decision, at: float) -> None:
+        if self.leaving and decision.state is State.SUSPENDED:
+            states = {
+                name: replace(one, state=State.WAITING, reason="") if one.state is State.SUSPENDED else one
+                for name, one in decision.stages.items()
+            }
+            decision = replace(decision, state=State.WAITING, reason="told to leave", stages=states)
+        super().show(decision, at)
+
+    def webhook(self) -> str | None:
+        return self.last.policy.webhook if self.last is not None else None
+
+    def stage(self, name: str) -> Stage:
+        assert self.last is not None
+        return next(stage for stage in self.last.stages if stage.name == name)
+
+
+def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> Exit:
+    """Be the run's controller until there is nothing left to do; how the command ends. Says in one line why."""
+    backend = LocalBackend(run, environment)
+    journal = LocalJournal(run, backend)
+    with Told() as told, Webhook(journal.webhook) as webhook:
+
+        def tell(news: Tell) -> None:
+            if news.key.startswith(("budget", "stalled")):
+                say(news.text)
+            webhook.send(f"nanocode {run.store.url}: {news.text}")
+
+        reconciler = Reconciler(journal, backend, ThisMachine(), tell, monotonic=time.monotonic)
+        decision = _until_rest(reconciler, journal, backend, told)
+    return _verdict(run, journal, backend, decision)
+
+
+def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: LocalBackend, told: Told) -> Decision:
+    silent = 0
+    while True:
+        try:
+            decision, silent = reconciler.once(), 0
+        except Unreachable as error:
+            silent += 1
+            say(str(error))
+            decision = None
+            if silent == PATIENCE or journal.last is None:
+                raise StorageError(str(error)) from error
+        assert journal.last is not None
+        if decision is None or not any(isinstance(action, Close) for action in decision.actions):
+            if decision is not None and (decision.resting or (journal.leaving and not backend.alive)):
+                return decision
+            backend.wait(journal.last.policy.seconds_between_looks, told.handle)
+        if told.news():
+            if journal.leaving:
+                backend.hurry()
+            journal.leaving = True
+
+
+def _verdict(run: RunDirectory, journal: LocalJournal, backend: LocalBackend, decision: Decision) -> Exit:
+    """How the command ends, and one line that says why, unless a stage has just said it."""
+    if decision.state is State.DONE:
+        return Exit.DONE
+    again = f"`nanocode run --run-dir {run.store.url}`"
+    if decision.state is State.FAILED:
+        return _failure(run, journal, backend, decision)
+    if decision.state is State.OVER_BUDGET:
+        say(f"{decision.reason} with {again}")
+        return Exit.FAILED
+    if not journal.leaving:
+        say(f"{decision.reason}; {again} takes it up again")
+    elif not journal.said_why:
+        say("told to leave; the same command goes on from here")
+    return Exit.PREEMPTED
+
+
+def _failure(run: RunDirectory, journal: LocalJournal, backend: LocalBackend, decision: Decision) -> Exit:
+    name = next(name for name, one in decision.stages.items() if one.state is State.FAILED)
+    attempts = journal.stage(name).attempts
+    reason = f"stage {name}: {decision.stages[name].reason}"
+    if not attempts or attempts[-1].end is None:
+        say(reason)
+        return Exit.CONFIGURATION
+    last = attempts[-1].number
+    if attempts[-1].end.ending is not Ending.CONFIGURATION:
+        log = f"{run.store.url}/{run.attempt_folder(name, last)}/log"
+        say(f"stage {name} failed: {decision.stages[name].reason}; its log: {log}")
+        return Exit.FAILED
+    ended = recorded(run, name, last, ExitRecord)
+    if not backend.has_shown(name, last):
+        say(reason)
+    return Exit.USAGE if ended is not None and ended.code == Exit.USAGE else Exit.CONFIGURATION
+
+
+def say(line: str) -> None:
+    print(f"nanocode: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m deploy.local.loop", description="Be the controller of a run.")
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="more of it, for jobs")
+    options = parser.parse_args()
+    environment = dict(pair.split("=", 1) for pair in options.environment)
+    try:
+        return control(RunDirectory(open_store(options.run_dir)), environment)
+    except StorageError as error:
+        say(str(error))
+        return Exit.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
