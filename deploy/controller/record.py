@@ -6,8 +6,8 @@
     controller/status.json           the last decision, for people and programs that ask; nothing is decided on it
 
 All but the last are created only if absent and never change, so each is read once. What is done stays done while the
-digests are the same. A look costs a handful of requests, however long the run has been going on: one tells which folders
-there are, and only those are looked into.
+digests are the same. A look costs a handful of requests, however long the run has been going on: one tells which
+folders there are, and only those are looked into.
 """
 
 import json
