@@ -127,7 +127,7 @@ class RunJournal:
         known = self._attempts[name]
         for number in numbers(self._children(f"{name}/attempts")):
             if number not in known and (claim := self._run.claimed(name, number)) is not None:
-                known[number] = self._met(name, claim)
+                known[number] = self._newly(name, claim)
         for one in known.values():
             if one.signs is not None:
                 one.signs.look()
@@ -135,7 +135,7 @@ class RunJournal:
                 if one.attempt.end is not None:
                     one.signs = None
 
-    def _met(self, name: str, claim: Claim) -> _Known:
+    def _newly(self, name: str, claim: Claim) -> _Known:
         """An attempt seen for the first time; of one that has ended its claim and its end are all that matters."""
         new = Attempt(claim.attempt, claim.input_digest, claim.claimed.timestamp(), slice=claim.slice)
         end = recorded(self._run, name, claim.attempt, End)

@@ -94,11 +94,17 @@ class GcsStore:
         except PreconditionFailed:
             raise StaleGeneration(f"{self._where(name)} changed meanwhile: read it again before deciding") from None
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "", after: str = "") -> Names:
         full = self._prefix + checked_prefix(prefix)
         with translated_gcs(f"{self.url}/{prefix}"):
-            blobs = self._bucket.list_blobs(prefix=full, fields="items(name),nextPageToken", timeout=TIMEOUT_SECONDS)
-            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+            blobs = self._bucket.list_blobs(
+                prefix=full,
+                start_offset=self._prefix + checked(after) if after else None,  # itself included
+                fields="items(name),nextPageToken",
+                timeout=TIMEOUT_SECONDS,
+            )
+            names = sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+        return names[1:] if after and names[:1] == [after] else names
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
