@@ -140,6 +140,13 @@ class RunDirectory:
                 return self.done(stage)  # somebody published a whole one meanwhile
         return marker
 
+    def marker(self, stage: str) -> Marker | None:
+        """The same for whoever only looks: nothing is set aside."""
+        try:
+            return self._parse(stage, self.store.read(f"{stage}/DONE.json"))
+        except NotFound:
+            return None
+
     def finish(self, stage: str, marker: Marker) -> Marker:
         """Publish the marker, last of all writes of a stage; the marker that counts is returned.
 

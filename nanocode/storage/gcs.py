@@ -106,6 +106,12 @@ class GcsStore:
             names = sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
         return names[1:] if after and names[:1] == [after] else names
 
+    def generations(self) -> dict[str, int]:
+        with translated_gcs(self.url):
+            fields = "items(name,generation),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
+            return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
+
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
         full = f"{self._prefix}{stem}/" if stem else self._prefix

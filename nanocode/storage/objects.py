@@ -84,6 +84,9 @@ class Store(Protocol):
         The prefix may end in the middle of a part. A bucket is asked once per `PAGE` names.
         """
 
+    def generations(self) -> dict[str, int]:
+        """Every name, with a number that changes with the object: for showing, not for `replace` or `delete`."""
+
     def children(self, folder: str = "") -> tuple[str, ...]:
         """The next part of every name below `folder`, sorted, once each: cheap however deep the store is."""
 
@@ -196,6 +199,14 @@ class LocalStore:
             base = Path(parent).relative_to(self.root)
             names += [(base / file).as_posix() for file in files if not file.startswith(ASIDE)]
         return sorted(name for name in names if name.startswith(prefix) and name > after)
+
+    def generations(self) -> dict[str, int]:
+        found = {}
+        for name in self.list():
+            with suppress(FileNotFoundError):  # pruned meanwhile
+                status = (self.root / name).stat()
+                found[name] = hash((status.st_mtime_ns, status.st_ino, status.st_size))
+        return found
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         path = self.root / checked_prefix(folder)
