@@ -27,7 +27,8 @@ class Clock:
             at, _, what = heapq.heappop(self._planned)
             self.now = max(self.now, at)
             what()
-        self.now = max(self.now, when)
+        if not self.stopped:
+            self.now = max(self.now, when)
 
 
 class Spans:

@@ -1,6 +1,7 @@
 """What each kind of fault does to the world. False: there is nothing yet for it to happen to."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deploy.controller.observed import Process, Trouble
@@ -114,7 +115,7 @@ def _mishap(mishap: Mishap) -> Effect:
 def _stale(world: "World", fault: Fault) -> bool:
     for one in world.controllers:
         one.lag = fault.pick * STALE_SECONDS
-        world.clock.after(fault.seconds, lambda one=one: setattr(one, "lag", 0.0))
+        world.clock.after(fault.seconds, partial(setattr, one, "lag", 0.0))
     look = world.plan.policy.seconds_between_looks
     world.disturbed.add(world.clock.now - STALE_SECONDS, world.clock.now + fault.seconds + STALE_SECONDS + 2 * look)
     return True
@@ -156,7 +157,7 @@ def _step(world: "World", fault: Fault) -> bool:
     step = fault.seconds if fault.pick * 7 % 1 < 0.5 else -fault.seconds
     one.offset += step
     world.stepped += abs(step)
-    world.clock.after(200.0, lambda: setattr(one, "offset", 0.0))
+    world.clock.after(200.0, partial(setattr, one, "offset", 0.0))
     return True
 
 

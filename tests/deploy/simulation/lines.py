@@ -11,7 +11,10 @@ Mishap = Literal["call fails", "response lost", "call late", "call twice"]
 
 
 class Caller(Protocol):
-    """Whoever calls; may crash or fall asleep in either."""
+    """Whoever calls; it may crash or fall asleep at either moment."""
+
+    def time(self) -> float:
+        """By its own clock."""
 
     def about_to_call(self) -> None: ...
     def effect_done(self) -> None: ...

@@ -1,7 +1,7 @@
 """The backend: processes that start, save, hang, are told to leave, vanish, and come back."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,9 @@ class Running:
     @property
     def name(self) -> str:
         return f"{self.stage} {self.attempt} (process {self.id})"
+
+
+Event = Callable[[Running], None]
 
 
 class Machines:
@@ -112,7 +115,7 @@ class Machines:
 
     # -- the life of a process -----------------------------------------------------------------------------------------
 
-    def _later(self, one: Running, seconds: float, what: "Event") -> None:
+    def _later(self, one: Running, seconds: float, what: Event) -> None:
         one.turn += 1
         turn = one.turn
 
@@ -233,12 +236,6 @@ class Machines:
         if not one.told and one.fate not in ("hang", "deaf"):
             one.told = True
             self._later(one, self._rng.uniform(1, grace * 1.5), self._save_and_leave)
-
-
-class Event:
-    """What may happen to a process."""
-
-    def __call__(self, one: Running) -> None: ...
 
 
 class RemoteMachines:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
@@ -80,8 +80,17 @@ class Facts:
     def seen(self, name: str, at: float) -> Slice:
         there = {fact: by_clock for fact, (written, by_clock) in self.noted.items() if written <= at}
         trouble = next((Trouble(fact) for fact in there if fact in set(Trouble)), None)
-        times = {fact: there.get(fact) for fact in ("requested", "ready", "released", "gone")}
-        return Slice(name, self.zone, self.dollars_per_hour, trouble=trouble, present=False, **times)
+        return Slice(
+            name,
+            self.zone,
+            self.dollars_per_hour,
+            there.get("requested"),
+            there.get("ready"),
+            there.get("released"),
+            there.get("gone"),
+            trouble,
+            present=False,
+        )
 
 
 @dataclass
@@ -188,7 +197,7 @@ class LateJournal:
         return self._line.ask(self._caller, now)
 
     def claim(self, stage: str, attempt: int, digest: str, slice: str | None) -> bool:
-        by_clock = self._time()
+        by_clock = self._caller.time()
 
         def create() -> bool:
             there = self._store.stages[stage].tried
@@ -201,10 +210,6 @@ class LateJournal:
             return True
 
         return self._line.tell(self._caller, create)
-
-    def _time(self) -> float:
-        clock: Callable[[], float] = getattr(self._caller, "time", lambda: self._store.clock.now)
-        return clock()
 
     def stop(self, stage: str, attempt: int, stop: Stop) -> None:
         def create() -> None:
@@ -246,7 +251,3 @@ class LateJournal:
 
     def show(self, decision: Decision, at: float) -> None:
         self._line.ask(self._caller, lambda: None)
-
-
-def with_presence(known: Slice, usable: bool, trouble: Trouble | None) -> Slice:
-    return replace(known, present=True, usable=usable, trouble=trouble)

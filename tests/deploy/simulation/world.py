@@ -3,12 +3,13 @@
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from deploy.controller.decision import Decision
 from nanocode.config.settings import Budget
 from nanocode.run.intent import Intent
 from tests.deploy.simulation.clock import START, Clock, Spans
-from tests.deploy.simulation.controllers import Controller
+from tests.deploy.simulation.controllers import Ambush, Controller
 from tests.deploy.simulation.faults import strike
 from tests.deploy.simulation.invariants import Invariants
 from tests.deploy.simulation.lines import Line
@@ -57,7 +58,7 @@ class World:
         prices = plan.policy.dollars_per_slice_hour
         self.zones = Zones(self.clock, self.rng, self.machines, prices, plan.policy.release_seconds, plan.permanent)
         self.machines.zones = self.zones
-        self.ambushes: list = []
+        self.ambushes: list[Ambush] = []
         self.controllers: list[Controller] = []
         self._rests = 0
         self._end: Decision | None = None
@@ -66,7 +67,7 @@ class World:
         """Until everything rests, or something is broken."""
         self.begin("first")
         for fault in self.plan.faults:
-            self.clock.at(fault.at, lambda fault=fault: self._strike(fault))
+            self.clock.at(fault.at, partial(self._strike, fault))
         self.clock.at(self.plan.quiet, self._quiet)
         self.clock.run_until(self.plan.quiet + self._patience())
         result = Result(self.plan.seed, met=self.met, looks=self.looks, minutes=(self.clock.now - START) / 60)
