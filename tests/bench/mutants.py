@@ -312,7 +312,9 @@ def main() -> int:
     console.print(table)
     for one in verdicts:
         if not one.by:
-            console.print(f"{one.mutant.module}.py:{one.mutant.line}: {one.mutant.change}", highlight=False, markup=False)
+            console.print(
+                f"{one.mutant.module}.py:{one.mutant.line}: {one.mutant.change}", highlight=False, markup=False
+            )
     console.print(f"in {time.monotonic() - began:.0f} s")
     return 0
 

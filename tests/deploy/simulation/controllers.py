@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from tests.deploy.simulation.world import World
 
 KINDS: tuple[type[Action], ...] = (Begin, Leave, Kill, Close, Request, Release, Note, Tell)
-Point = Literal["before", "within", "after"]
-POINTS: tuple[Point, ...] = ("before", "within", "after")
-"""Before an action does anything; between an effect and the action's return; and when it has returned."""
 TWO_EFFECTS = (Begin, Leave, Close, Request, Release)
+"""They write something down, and then ask for it."""
+Point = Literal["before", "between", "unanswered", "after"]
+POINTS: dict[Point, str] = {
+    "before": "before it does anything",
+    "between": "written down, not asked for",
+    "unanswered": "done, the answer not heard",
+    "after": "done and answered",
+}
+Cell = tuple[type[Action], Point]
+CELLS: tuple[Cell, ...] = tuple(
+    (kind, point) for kind in KINDS for point in POINTS if point != "between" or kind in TWO_EFFECTS
+)
+"""Every action, cut off at every point there is in it."""
 
 
 class Crash(BaseException):
@@ -31,9 +41,8 @@ class Ambush:
 
     what: Literal["crash", "pause"]
     kind: type[Action] | None
+    """None: while it observes."""
     point: Point
-    skip: int
-    """Effects that it lets pass."""
     seconds: float
 
 
@@ -93,28 +102,29 @@ class Controller:
     def effect_done(self) -> None:
         if self._action is not None:
             self._effects += 1
-            self._hit("within")
+            last = self._effects == (2 if isinstance(self._action, TWO_EFFECTS) else 1)
+            self._hit("unanswered" if last else "between")
 
     def returned(self) -> None:
         self._hit("after")
         self._action = None
 
+    def unanswered(self) -> None:
+        self._action = None
+
     def _hit(self, point: Point) -> None:
-        for ambush in self._world.ambushes:
-            observing = self._action is None
-            wanted = ambush.kind is None or type(self._action) is ambush.kind
-            if observing and (ambush.what == "crash" or ambush.kind is not None):
-                continue
-            if ambush.point != point or not wanted or (point == "within" and self._effects <= ambush.skip):
-                continue
-            self._world.ambushes.remove(ambush)
-            if ambush.what == "pause":
-                self._world.pause(self, ambush.seconds)
-            else:
-                self._world.crash(self, ambush.seconds)
-                self._world.met[f"crash {point} {type(self._action).__name__}"] += 1
-                raise Crash
+        kind = type(self._action) if self._action is not None else None
+        ambush = next((one for one in self._world.ambushes if (one.kind, one.point) == (kind, point)), None)
+        if ambush is None:
             return
+        self._world.ambushes.remove(ambush)
+        if ambush.what == "pause":
+            self._world.pause(self, ambush.seconds)
+            return
+        assert kind is not None
+        self._world.cut[kind.__name__, point] += 1
+        self._world.crash(self, "crash in an action", ambush.seconds)
+        raise Crash
 
 
 class _Watched(Reconciler):
@@ -126,5 +136,9 @@ class _Watched(Reconciler):
 
     def _act(self, action: Action, now: float) -> None:
         self._controller.begins(action)
-        super()._act(action, now)
+        try:
+            super()._act(action, now)
+        except Unreachable:
+            self._controller.unanswered()
+            raise
         self._controller.returned()

@@ -1,4 +1,7 @@
-"""What each kind of fault does to the world. False: there is nothing yet for it to happen to."""
+"""What each kind of fault does to the world. False: there is nothing yet for it to happen to.
+
+Those of `WHEN_MET` lie in wait, and count once something has run into them; the others count at once.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploy.controller.observed import Process, Trouble
 from nanocode.config.settings import Budget
-from tests.deploy.simulation.controllers import KINDS, POINTS, TWO_EFFECTS, Ambush
+from tests.deploy.simulation.controllers import CELLS, Ambush
 from tests.deploy.simulation.lines import Mishap
 from tests.deploy.simulation.machines import Running
 from tests.deploy.simulation.schedule import Fault
@@ -122,10 +125,7 @@ def _stale(world: "World", fault: Fault) -> bool:
 
 
 def _crash_in_action(world: "World", fault: Fault) -> bool:
-    number = int(fault.pick * len(KINDS) * len(POINTS))
-    kind, point = KINDS[number % len(KINDS)], POINTS[number // len(KINDS)]
-    skip = world.rng.randrange(2) if kind in TWO_EFFECTS else 0
-    world.ambushes.append(Ambush("crash", kind, point, skip, fault.seconds))
+    world.ambushes.append(Ambush("crash", *CELLS[int(fault.pick * len(CELLS))], fault.seconds))
     return True
 
 
@@ -134,14 +134,14 @@ def _crash_between(world: "World", fault: Fault) -> bool:
     if one.gone:
         return False
     one.gone, one.decision = True, None
-    world.crash(one, fault.seconds)
+    world.crash(one, "crash between looks", fault.seconds)
     return True
 
 
 def _pause(world: "World", fault: Fault) -> bool:
-    number = int(fault.pick * 2 * len(KINDS))
-    kind = KINDS[number] if number < len(KINDS) else None
-    world.ambushes.append(Ambush("pause", kind, POINTS[world.rng.randrange(3)], 0, fault.seconds))
+    number = int(fault.pick * 2 * len(CELLS))
+    kind, point = CELLS[number] if number < len(CELLS) else (None, "before")
+    world.ambushes.append(Ambush("pause", kind, point, fault.seconds))
     return True
 
 
@@ -235,3 +235,9 @@ EFFECTS: dict[str, Effect] = {
     "settings changed": _settings,
     "forgive": _forgive,
 }
+
+WHEN_MET = {
+    "exit 0 without a marker", "deaf to SIGTERM", "slow to start", "slow arrival", "stockout", "quota", "permission",
+    "backend outage", "provisioner outage", "journal outage", "call fails", "response lost", "call late", "call twice",
+    "crash in an action", "crash between looks", "pause",
+}  # fmt: skip

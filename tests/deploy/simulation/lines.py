@@ -1,5 +1,6 @@
 """What lies between a controller and a service. A call may fail, or its answer be lost, or it happens late, or twice."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
@@ -23,18 +24,18 @@ class Caller(Protocol):
 class Line:
     """The way to one service."""
 
-    def __init__(self, name: str, clock: Clock, disturbed: Spans, look_seconds: float) -> None:
-        self._name, self._clock, self._disturbed, self._look = name, clock, disturbed, look_seconds
+    def __init__(self, name: str, clock: Clock, disturbed: Spans, met: Counter[str], look_seconds: float) -> None:
+        self._name, self._clock, self._disturbed, self._met = name, clock, disturbed, met
+        self._look = look_seconds
         self._down_until = 0.0
+        self._outage_met = False
         self._armed: list[tuple[Mishap, float]] = []
         self._lost_in_outage = False
-        self.met: list[str] = []
-        """Mishaps that came to pass."""
         self.outstanding = 0
         """Calls that will happen later."""
 
     def outage(self, seconds: float) -> None:
-        self._down_until = max(self._down_until, self._clock.now + seconds)
+        self._down_until, self._outage_met = max(self._down_until, self._clock.now + seconds), False
         self._disturbed.add(self._clock.now - self._look, self._clock.now + seconds + 2 * self._look)
 
     def arm(self, mishap: Mishap, seconds: float) -> None:
@@ -47,6 +48,7 @@ class Line:
         """A call that changes nothing."""
         caller.about_to_call()
         if self._clock.now < self._down_until:
+            self._meet_outage()
             raise Unreachable(f"{self._name} is down")
         if self._armed and self._armed[0][0] == "call fails":
             self._meet()
@@ -57,6 +59,7 @@ class Line:
         """A call that does something."""
         caller.about_to_call()
         if self._clock.now < self._down_until:
+            self._meet_outage()
             # Every other call during an outage gets through, and only its answer does not.
             self._lost_in_outage = not self._lost_in_outage
             if self._lost_in_outage:
@@ -75,9 +78,14 @@ class Line:
             raise Unreachable(f"{self._name} did it, and its answer was lost")
         return answer
 
+    def _meet_outage(self) -> None:
+        if not self._outage_met:
+            self._outage_met = True
+            self._met[f"{self._name} outage"] += 1
+
     def _meet(self) -> tuple[Mishap, float]:
         mishap, seconds = self._armed.pop(0)
-        self.met.append(mishap)
+        self._met[mishap] += 1
         self._disturbed.add(self._clock.now - self._look, self._clock.now + 2 * self._look)
         return mishap, seconds
 

@@ -1,6 +1,7 @@
 """The backend: processes that start, save, hang, are told to leave, vanish, and come back."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,8 +52,10 @@ Event = Callable[[Running], None]
 class Machines:
     """All processes of a run."""
 
-    def __init__(self, clock: Clock, store: Store, rng: random.Random, invariants: "Invariants") -> None:
-        self._clock, self._store, self._rng, self._invariants = clock, store, rng, invariants
+    def __init__(
+        self, clock: Clock, store: Store, rng: random.Random, met: Counter[str], invariants: "Invariants"
+    ) -> None:
+        self._clock, self._store, self._rng, self._met, self._invariants = clock, store, rng, met, invariants
         self.zones: Zones
         self.all: list[Running] = []
         self.sleeping = 0
@@ -78,6 +81,7 @@ class Machines:
         assert tried is not None
         one = Running(len(self.all), stage, attempt, tried.digest, slice, self._clock.now, since=self._clock.now)
         self.all.append(one)
+        self._met["slow to start"] += self.start_delay > 0
         delay, self.start_delay = self._rng.uniform(0.5, 8) + self.start_delay, 0.0
         self._later(one, delay, self._arrive)
 
@@ -87,9 +91,8 @@ class Machines:
             return
         if one.shown is Process.PENDING:
             self.die(one, -15)
-        elif one.fate not in ("hang", "deaf") and one.alive:
-            one.told = True
-            self._later(one, self._rng.uniform(0.5, 10), self._save_and_leave)
+        elif one.alive:
+            self._tell(one, self._rng.uniform(0.5, 10))
 
     def kill(self, stage: str, attempt: int) -> None:
         one = self.shown(stage, attempt)
@@ -168,6 +171,7 @@ class Machines:
         self._write(one)
         if one.step >= plan.work_seconds:
             if one.fate == "no marker":
+                self._met["exit 0 without a marker"] += 1
                 self.die(one, 0)
                 return
             self._invariants.publishes(one)
@@ -233,9 +237,15 @@ class Machines:
 
     def told_by_platform(self, one: Running, grace: float) -> None:
         """The slice goes away in a moment."""
-        if not one.told and one.fate not in ("hang", "deaf"):
-            one.told = True
-            self._later(one, self._rng.uniform(1, grace * 1.5), self._save_and_leave)
+        if not one.told:
+            self._tell(one, self._rng.uniform(1, grace * 1.5))
+
+    def _tell(self, one: Running, seconds: float) -> None:
+        """SIGTERM: it leaves so much later, unless it is stuck."""
+        one.told = True
+        self._met["deaf to SIGTERM"] += one.fate == "deaf"
+        if one.fate not in ("hang", "deaf"):
+            self._later(one, seconds, self._save_and_leave)
 
 
 class RemoteMachines:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tests.deploy.simulation.schedule import KINDS
 from tests.deploy.simulation.world import Result, simulate
 
 BATCH = 50
@@ -24,25 +25,29 @@ class Summary:
     fewest_faults: int = 10**9
     states: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
+    cut: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[tuple[int, str]] = field(default_factory=list)
     """Seed, and the first invariant that it broke."""
 
     def add(self, result: Result) -> None:
         self.schedules += 1
         self.looks += result.looks
-        self.states[result.state] += 1
         self.met.update(result.met)
+        self.cut.update(result.cut)
         if result.broken:
             self.broken.append((result.seed, result.broken[0]))
         else:
-            self.fewest_faults = min(self.fewest_faults, sum(faults(result.met).values()))
+            self.states[result.state] += 1
+            self.fewest_faults = min(self.fewest_faults, sum(result.met[kind] for kind in KINDS))
 
-
-def faults(met: Counter[str]) -> dict[str, int]:
-    """How often each kind of fault came to pass."""
-    return {
-        kind: count for kind, count in met.items() if not kind.startswith("crash ") or kind == "crash between looks"
-    }
+    def join(self, other: "Summary") -> None:
+        self.schedules += other.schedules
+        self.looks += other.looks
+        self.fewest_faults = min(self.fewest_faults, other.fewest_faults)
+        self.states.update(other.states)
+        self.met.update(other.met)
+        self.cut.update(other.cut)
+        self.broken += other.broken
 
 
 @contextmanager
@@ -57,7 +62,7 @@ def silence() -> Iterator[None]:
 
 
 def run(first: int, schedules: int, stop_at_first: bool = False) -> Summary:
-    """In this process."""
+    """In this process. What the controller raises is a broken invariant, too."""
     summary = Summary()
     with silence():
         for seed in range(first, first + schedules):
@@ -78,10 +83,5 @@ def run_in_processes(first: int, schedules: int, processes: int | None = None) -
     sizes = [min(BATCH, first + schedules - start) for start in starts]
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
         for part in pool.map(run, starts, sizes):
-            whole.schedules += part.schedules
-            whole.looks += part.looks
-            whole.fewest_faults = min(whole.fewest_faults, part.fewest_faults)
-            whole.states.update(part.states)
-            whole.met.update(part.met)
-            whole.broken += part.broken
+            whole.join(part)
     return whole

@@ -9,6 +9,8 @@ from tests.deploy.simulation.clock import START
 
 FAULT_SECONDS = 900.0
 """Faults begin within this time, and everything has to come to rest afterwards."""
+AT_LEAST = 5
+"""So many faults have to be met; with fewer, the user runs it all again, and the same ones strike again."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ KINDS: dict[str, Kind] = {
     "pause": Kind(2.5, (20, 400)),
     "second controller": Kind(1.2, (60, 600)),
     "clock step": Kind(1.0, (30, 300)),
-    # users
+}
+WISHES: dict[str, Kind] = {
+    # what users do meanwhile: no faults, and no easier to bear
     "suspend": Kind(0.6, (10, 300)),
     "cancel": Kind(0.1),
     "budget changed": Kind(0.6, (10, 300)),
@@ -150,11 +154,12 @@ def _budget(rng: random.Random, policy: Controller) -> Budget:
 
 
 def _faults(rng: random.Random) -> tuple[Fault, ...]:
-    names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
-    drawn = rng.choices(names, weights, k=rng.randint(8, 16))
+    def some(kinds: dict[str, Kind], number: int) -> list[str]:
+        return rng.choices(list(kinds), [kind.weight for kind in kinds.values()], k=number)
+
     faults = []
-    for name in drawn:
-        shortest, longest = KINDS[name].seconds
+    for name in (*some(KINDS, rng.randint(8, 16)), *some(WISHES, rng.choice([0, 0, 1, 1, 2]))):
+        shortest, longest = (KINDS | WISHES)[name].seconds
         seconds = rng.uniform(shortest, longest)
         # Most of it happens while there is work to do.
         at = START + FAULT_SECONDS * rng.random() ** 1.5

@@ -1,6 +1,7 @@
 """The provisioner: zones that have slices or not, slices that come late and are taken away, and the bill."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,12 +41,13 @@ class Zones:
         self,
         clock: Clock,
         rng: random.Random,
+        met: Counter[str],
         machines: Machines,
         prices: Mapping[str, float],
         release_seconds: float,
         permanent: bool,
     ) -> None:
-        self._clock, self._rng, self._machines = clock, rng, machines
+        self._clock, self._rng, self._met, self._machines = clock, rng, met, machines
         self._prices, self._release_seconds = prices, release_seconds
         self.refusing: dict[str, tuple[Trouble, float]] = {}
         """Zone -> what it answers, until when."""
@@ -78,21 +80,23 @@ class Zones:
             return
         one = Machine(name, zone, self._prices[zone], self._clock.now)
         self.all.append(one)
-        trouble, until = self.refusing.get(zone, (None, 0.0))
-        if trouble is not None and self._clock.now < until:
-            one.trouble = trouble
+        if self._refuses(one):
             return
+        self._met["slow arrival"] += self.arrival_delay > 0
         delay, self.arrival_delay = self._rng.uniform(5, 60) + self.arrival_delay, 0.0
         self._clock.after(delay, lambda: self._arrive(one))
 
     def _arrive(self, one: Machine) -> None:
-        trouble, until = self.refusing.get(one.zone, (None, 0.0))
-        if one.gone is not None or one.leaving:
-            return
-        if trouble is not None and self._clock.now < until:
-            one.trouble = trouble
-        else:
+        if one.gone is None and not one.leaving and not self._refuses(one):
             one.ready = self._clock.now
+
+    def _refuses(self, one: Machine) -> bool:
+        trouble, until = self.refusing.get(one.zone, (None, 0.0))
+        if trouble is None or self._clock.now >= until:
+            return False
+        one.trouble = trouble
+        self._met[trouble.value] += 1
+        return True
 
     def release(self, name: str) -> None:
         one = self.shown(name)

@@ -10,11 +10,11 @@ from nanocode.config.settings import Budget
 from nanocode.run.intent import Intent
 from tests.deploy.simulation.clock import START, Clock, Spans
 from tests.deploy.simulation.controllers import Ambush, Controller
-from tests.deploy.simulation.faults import strike
-from tests.deploy.simulation.invariants import Invariants
+from tests.deploy.simulation.faults import WHEN_MET, strike
+from tests.deploy.simulation.invariants import SHOWN, Invariants
 from tests.deploy.simulation.lines import Line
 from tests.deploy.simulation.machines import Machines
-from tests.deploy.simulation.schedule import Fault, Plan, draw
+from tests.deploy.simulation.schedule import AT_LEAST, KINDS, Fault, Plan, draw
 from tests.deploy.simulation.slices import Zones
 from tests.deploy.simulation.store import Store
 
@@ -31,7 +31,9 @@ class Result:
     state: str = ""
     broken: list[str] = field(default_factory=list)
     met: Counter[str] = field(default_factory=Counter)
-    """Faults that came to pass, and `crash POINT ACTION`."""
+    """Faults that came to pass, and what the user did."""
+    cut: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Action and point at which a controller was killed in it."""
     looks: int = 0
     minutes: float = 0.0
     """Of simulated time."""
@@ -47,16 +49,19 @@ class World:
         self.stepped = 0.0
         """Seconds by which clocks were wrong, in all."""
         self.met: Counter[str] = Counter()
+        self.cut: Counter[tuple[str, str]] = Counter()
         self.looks = 0
+        self.quiet = plan.quiet
         look = plan.policy.seconds_between_looks
         self.lines = {
-            name: Line(name, self.clock, self.disturbed, look) for name in ("journal", "backend", "provisioner")
+            name: Line(name, self.clock, self.disturbed, self.met, look)
+            for name in ("journal", "backend", "provisioner")
         }
         self.store = Store(self.clock, plan.stages, plan.policy, plan.budget)
         self.invariants = Invariants(self)
-        self.machines = Machines(self.clock, self.store, self.rng, self.invariants)
-        prices = plan.policy.dollars_per_slice_hour
-        self.zones = Zones(self.clock, self.rng, self.machines, prices, plan.policy.release_seconds, plan.permanent)
+        self.machines = Machines(self.clock, self.store, self.rng, self.met, self.invariants)
+        prices, release = plan.policy.dollars_per_slice_hour, plan.policy.release_seconds
+        self.zones = Zones(self.clock, self.rng, self.met, self.machines, prices, release, plan.permanent)
         self.machines.zones = self.zones
         self.ambushes: list[Ambush] = []
         self.controllers: list[Controller] = []
@@ -66,13 +71,11 @@ class World:
     def run(self) -> Result:
         """Until everything rests, or something is broken."""
         self.begin("first")
-        for fault in self.plan.faults:
-            self.clock.at(fault.at, partial(self._strike, fault))
-        self.clock.at(self.plan.quiet, self._quiet)
-        self.clock.run_until(self.plan.quiet + self._patience())
-        result = Result(self.plan.seed, met=self.met, looks=self.looks, minutes=(self.clock.now - START) / 60)
-        for line in self.lines.values():
-            self.met.update(line.met)
+        self._faults()
+        while not self.clock.stopped and self.clock.now < (patient := self.quiet + self._patience()):
+            self.clock.run_until(patient)
+        minutes = (self.clock.now - START) / 60
+        result = Result(self.plan.seed, met=+self.met, cut=self.cut, looks=self.looks, minutes=minutes)
         if self._end is not None:
             result.state = str(self._end.state)
             self.invariants.rested(self._end)
@@ -89,22 +92,35 @@ class World:
         once = deadlines * 60 + 2 * policy.termination_seconds + 120
         work = sum(2 * (once + 2 * stage.work_seconds + 120) for stage in self.plan.stages)
         slices = 2 * (policy.provision_minutes + policy.stockout_minutes) * 60 + 600
-        refused = any(fault.kind == "permission" for fault in self.plan.faults)
+        refused = self.met["permission"] > 0
         return work + slices + refused * PERMISSION_SECONDS + 2 * self.stepped
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
+    def _faults(self, later: float = 0.0) -> None:
+        for fault in self.plan.faults:
+            self.clock.at(fault.at + later, partial(self._strike, fault))
+        self.quiet = self.plan.quiet + later
+        self.clock.at(self.quiet, self._quiet)
+
     def _strike(self, fault: Fault) -> None:
-        if self.clock.now > self.plan.quiet:
+        if self.clock.now > self.quiet:
             return
         if not strike(self, fault):
             self.clock.after(TRY_AGAIN_SECONDS, lambda: self._strike(fault))
             return
         self.say(f"-- {fault.kind} ({fault.seconds:.0f} s)")
-        if fault.kind not in ("call fails", "response lost", "call late", "call twice", "crash in an action", "pause"):
+        if fault.kind not in WHEN_MET:
             self.met[fault.kind] += 1
 
     def _quiet(self) -> None:
+        if sum(count for kind, count in self.met.items() if kind in KINDS) < AT_LEAST:
+            word = self.store.word
+            forgiven = {name: len(one.tried) for name, one in self.store.stages.items()}
+            intent = word.intent.model_copy(update={"want": "run", "forgiven": forgiven})
+            self.user(intent, Budget(), tuple(number + 1 for number in word.config))
+            self._faults(later=self.clock.now - START)
+            return
         self.say("-- no more faults")
         self.ambushes.clear()
         for line in self.lines.values():
@@ -132,9 +148,9 @@ class World:
                 other.gone = True
                 self.controllers.remove(other)
 
-    def crash(self, one: Controller, seconds: float) -> None:
+    def crash(self, one: Controller, fault: str, seconds: float) -> None:
         self.say(f"{one.name} crashes")
-        self.met["crash"] += 1
+        self.met[fault] += 1
         self._without(seconds)
 
         def take_over() -> None:
@@ -164,7 +180,8 @@ class World:
         self.invariants.looked(decision)
         outstanding = self.machines.sleeping + sum(line.outstanding for line in self.lines.values())
         resting = all(other.decision is not None and other.decision.resting for other in self.controllers)
-        still = self.clock.now > self.plan.quiet and not outstanding and not self.machines.alive()
+        unseen = any(one.forgotten or one.shown not in SHOWN for one in self.machines.alive())
+        still = self.clock.now > self.quiet and not outstanding and not unseen
         self._rests = self._rests + 1 if resting and still else 0
         if self._rests > 2 * len(self.controllers) and not self.clock.stopped:
             self._end = decision
