@@ -11,7 +11,7 @@ from deploy.controller.observed import Process
 from nanocode.run.attempts import End, Ending
 from tests.deploy.simulation.lines import Caller
 from tests.deploy.simulation.machines import Running
-from tests.deploy.simulation.store import StageFacts, Tried, Watcher
+from tests.deploy.simulation.store import Facts, StageFacts, Tried, Watcher
 
 if TYPE_CHECKING:
     from tests.deploy.simulation.world import World
@@ -20,8 +20,6 @@ LOOKS = 4
 """To see something, to act on it, to see that it is done, and one to spare."""
 CENT = 1e-6
 BY_CODE = {75: Ending.PREEMPTED, -15: Ending.PREEMPTED, 78: Ending.CONFIGURATION, 2: Ending.CONFIGURATION}
-OUT_OF_DATE = {"stale reads", "second controller", "pause", "call late", "call twice"}
-"""Faults after which somebody may act on what is no longer so."""
 SHOWN = (Process.PENDING, Process.RUNNING)
 
 
@@ -38,7 +36,6 @@ class Invariants(Watcher):
         dollars = world.plan.budget.dollars
         self._allowed = float("inf") if dollars is None else dollars
         kinds = {fault.kind for fault in world.plan.faults}
-        self._up_to_date = not kinds & OUT_OF_DATE
         self._true_clocks = "clock step" not in kinds
 
     def _must(self, holds: bool, text: str) -> None:
@@ -74,17 +71,29 @@ class Invariants(Watcher):
                 self._must(done, f"{name} begins before {other} is done")
         if word.intent.want != "run":
             self._must(self._recent(word.at), f"{name} begins though the user wants to {word.intent.want}")
-        if self._up_to_date:
-            live = [one for each in world.store.stages.values() for one in each.tried if one.end is None]
-            self._must(len(live) <= world.plan.policy.attempts_at_once, f"{len(live)} attempts at once")
-            others = [one for one in live if one is not tried and one.slice == tried.slice and one.slice]
-            self._must(not others, f"{name} begins on {tried.slice}, where another attempt lives")
+        live = [one for each in world.store.stages.values() for one in each.tried if one.end is None]
+        known = [one for one in live if one is not tried and self._known(tried, one.at, one.claimer, one.read_at)]
+        self._must(len(known) < world.plan.policy.attempts_at_once, f"{name} begins beside {len(known)} others")
+        others = [one for one in known if one.slice is not None and one.slice == tried.slice]
+        self._must(not others, f"{name} begins on {tried.slice}, where another attempt lives")
 
     def started(self, caller: Caller, stage: str, attempt: int, slice: str | None, tried: Tried | None) -> None:
         mine = tried is not None and tried.claimer is caller and tried.slice == slice
         self._must(mine, f"{stage} {attempt} is started by one who did not claim it")
 
-    def ended(self, stage: str, tried: Tried) -> None:
+    @staticmethod
+    def _known(by: Tried | Facts, written: float, writer: Caller, read_at: float) -> bool:
+        """Whether whoever wrote `by` knew of something: it had read it, or written it in the same round."""
+        author = by.claimer if isinstance(by, Tried) else by.wisher
+        return written <= by.read_at or (writer is author and read_at == by.read_at)
+
+    def requested(self, facts: Facts) -> None:
+        there = [one for one in self._world.store.slices.values() if one is not facts and "gone" not in one.noted]
+        known = [one for one in there if self._known(facts, one.noted["requested"][0], one.wisher, one.read_at)]
+        most = self._world.plan.policy.slices_at_once
+        self._must(len(known) < most, f"a slice is asked for beside {len(known)} others")
+
+    def ended(self, stage: str, tried: Tried, looked_at: float) -> None:
         assert tried.end is not None
         world, facts, end = self._world, self._world.store.stages[stage], tried.end
         name = f"{stage} {tried.number}"
@@ -101,7 +110,7 @@ class Invariants(Watcher):
             self._must(none or hung, f"{name} never had a process, and counts as {end.ending}")
             return
         if one.alive and one.shown in SHOWN:
-            self._must(self._recent(max(one.born, one.since)), f"{name} is ended while its process lives")
+            self._must(looked_at <= one.appeared, f"{name} is ended while its process lives")
         elif one.shown is Process.EXITED and not marked:
             allowed = self._allowed_endings(one, tried)
             self._must(end.ending in allowed, f"{name} ended with {one.code} and counts as {end.ending}")
@@ -216,8 +225,6 @@ class Invariants(Watcher):
             if one.ready is None:
                 bound = policy.provision_minutes * 60 + policy.release_seconds
                 self._must(self._recent(one.asked, bound), f"{one.name} never came and is still asked for")
-        if self._up_to_date:
-            self._must(len(present) <= policy.slices_at_once, f"{len(present)} slices at once")
 
     def _strays(self) -> None:
         world = self._world
@@ -255,7 +262,7 @@ class Invariants(Watcher):
         self._must(done == said, f"done are {done}, and it says {said}")
         self._must((decision.state is State.DONE) == all(done.values()), f"the run is {decision.state}: {done}")
         want = {State.SUSPENDED: "suspend", State.CANCELLED: "cancel"}.get(decision.state, "run")
-        self._must(decision.state is State.DONE or want == word.intent.want, f"{decision.state}: the user wants {want}")
+        self._must(decision.state is State.DONE or want == word.intent.want, f"{decision.state}: the user wants {word.intent.want}")
         if decision.state is State.FAILED:
             causes = [self._given_up(facts, word.digests[name]) for name, facts in world.store.stages.items()]
             self._must(any(causes), "the run has failed without a cause")

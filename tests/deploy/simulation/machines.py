@@ -32,6 +32,8 @@ class Running:
     code: int | None = None
     disrupted: bool = False
     since: float = 0.0
+    appeared: float = 0.0
+    """Since when the backend has shown it as alive: its birth, or when it came back."""
     step: int = 0
     began_work: bool = False
     fate: str = ""
@@ -79,7 +81,8 @@ class Machines:
         tried = self._store.tried(stage, attempt)
         self._invariants.started(caller, stage, attempt, slice, tried)
         assert tried is not None
-        one = Running(len(self.all), stage, attempt, tried.digest, slice, self._clock.now, since=self._clock.now)
+        now = self._clock.now
+        one = Running(len(self.all), stage, attempt, tried.digest, slice, now, since=now, appeared=now)
         self.all.append(one)
         self._met["slow to start"] += self.start_delay > 0
         delay, self.start_delay = self._rng.uniform(0.5, 8) + self.start_delay, 0.0
@@ -229,7 +232,8 @@ class Machines:
             one.silent_since = None
             self._invariants.woke(one)
             if comes_back and self.shown(one.stage, one.attempt) in (one, None):
-                one.shown, one.forgotten, one.since = Process.RUNNING, False, self._clock.now
+                one.shown, one.forgotten = Process.RUNNING, False
+                one.since = one.appeared = self._clock.now
             (self._work_on if one.began_work else self._first_step)(one)
 
         one.turn += 1

@@ -30,15 +30,15 @@ KINDS: dict[str, Kind] = {
     "exit 78": Kind(0.25),
     "SIGKILL from nowhere": Kind(0.8),
     "hang": Kind(0.8),
-    "deaf to SIGTERM": Kind(1.5),
+    "deaf to SIGTERM": Kind(2.5),
     "host vanishes": Kind(1.5),
     "zombie": Kind(1.5, (40, 300)),
     "slow to start": Kind(0.8, (30, 400)),
     # slices
     "slice preempted": Kind(2.5),
-    "stockout": Kind(1.5, (60, 400)),
-    "quota": Kind(0.8, (60, 400)),
-    "permission": Kind(0.1, (60, 400)),
+    "stockout": Kind(3.0, (60, 600)),
+    "quota": Kind(1.5, (60, 600)),
+    "permission": Kind(0.2, (60, 600)),
     "slow arrival": Kind(1.0, (60, 1500)),
     # APIs
     "backend outage": Kind(1.0, (10, 180)),
@@ -158,7 +158,7 @@ def _faults(rng: random.Random) -> tuple[Fault, ...]:
         return rng.choices(list(kinds), [kind.weight for kind in kinds.values()], k=number)
 
     faults = []
-    for name in (*some(KINDS, rng.randint(8, 16)), *some(WISHES, rng.choice([0, 0, 1, 1, 2]))):
+    for name in (*some(KINDS, rng.randint(10, 18)), *some(WISHES, rng.choice([0, 0, 1, 1, 2]))):
         shortest, longest = (KINDS | WISHES)[name].seconds
         seconds = rng.uniform(shortest, longest)
         # Most of it happens while there is work to do.

@@ -25,6 +25,8 @@ class Tried:
     """By the clock of whoever claimed it."""
     slice: str | None
     claimer: Caller
+    read_at: float
+    """As of when the claimer had read what is written."""
     at: float
     stop: Stop | None = None
     stop_at: float = 0.0
@@ -76,6 +78,9 @@ class Facts:
     zone: str
     dollars_per_hour: float
     noted: dict[str, tuple[float, float]]
+    wisher: Caller
+    read_at: float
+    """As of when the wisher had read what is written."""
 
     def seen(self, name: str, at: float) -> Slice:
         there = {fact: by_clock for fact, (written, by_clock) in self.noted.items() if written <= at}
@@ -178,7 +183,8 @@ class Watcher:
     """Told of what is written; the invariants listen."""
 
     def claimed(self, stage: str, tried: Tried) -> None: ...
-    def ended(self, stage: str, tried: Tried) -> None: ...
+    def ended(self, stage: str, tried: Tried, looked_at: float) -> None: ...
+    def requested(self, facts: Facts) -> None: ...
 
 
 class LateJournal:
@@ -187,23 +193,24 @@ class LateJournal:
     def __init__(self, store: Store, line: Line, caller: Caller, watcher: Watcher, lag: Callable[[], float]) -> None:
         self._store, self._line, self._caller, self._watcher = store, line, caller, watcher
         self._lag = lag
-        self._read_at = 0.0
+        self._read_at = self._looked_at = 0.0
 
     def read(self) -> Written:
         def now() -> Written:
+            self._looked_at = self._store.clock.now
             self._read_at = max(self._read_at, self._store.clock.now - self._lag())
             return self._store.read(self._read_at)
 
         return self._line.ask(self._caller, now)
 
     def claim(self, stage: str, attempt: int, digest: str, slice: str | None) -> bool:
-        by_clock = self._caller.time()
+        by_clock, read_at = self._caller.time(), self._read_at
 
         def create() -> bool:
             there = self._store.stages[stage].tried
             if any(one.number == attempt for one in there):
                 return False
-            tried = Tried(attempt, digest, by_clock, slice, self._caller, self._store.clock.now)
+            tried = Tried(attempt, digest, by_clock, slice, self._caller, read_at, self._store.clock.now)
             there.append(tried)
             there.sort(key=lambda one: one.number)
             self._watcher.claimed(stage, tried)
@@ -221,19 +228,26 @@ class LateJournal:
         self._line.tell(self._caller, create)
 
     def end(self, stage: str, attempt: int, end: End) -> None:
+        looked_at = self._looked_at
+
         def create() -> None:
             tried = self._store.tried(stage, attempt)
             assert tried is not None, f"{stage} {attempt} is ended and was never claimed"
             if tried.end is None:
                 tried.end, tried.end_at = end, self._store.clock.now
-                self._watcher.ended(stage, tried)
+                self._watcher.ended(stage, tried, looked_at)
 
         self._line.tell(self._caller, create)
 
     def request(self, name: str, zone: str, dollars_per_hour: float, at: float) -> str:
+        read_at = self._read_at
+
         def create() -> str:
-            facts = Facts(zone, dollars_per_hour, {"requested": (self._store.clock.now, at)})
-            return self._store.slices.setdefault(name, facts).zone
+            if name not in self._store.slices:
+                noted = {"requested": (self._store.clock.now, at)}
+                self._store.slices[name] = Facts(zone, dollars_per_hour, noted, self._caller, read_at)
+                self._watcher.requested(self._store.slices[name])
+            return self._store.slices[name].zone
 
         return self._line.tell(self._caller, create)
 

@@ -19,6 +19,8 @@ from tests.deploy.simulation.slices import Zones
 from tests.deploy.simulation.store import Store
 
 TRY_AGAIN_SECONDS = 10.0
+MOST_WORDS = 20
+"""Of the user; a run in which nothing happens is not run again for ever."""
 PERMISSION_SECONDS = 3600.0
 """For as long a zone is left alone in which we may do nothing."""
 
@@ -114,7 +116,8 @@ class World:
             self.met[fault.kind] += 1
 
     def _quiet(self) -> None:
-        if sum(count for kind, count in self.met.items() if kind in KINDS) < AT_LEAST:
+        few = sum(count for kind, count in self.met.items() if kind in KINDS) < AT_LEAST
+        if few and len(self.store.words) < MOST_WORDS:
             word = self.store.word
             forgiven = {name: len(one.tried) for name, one in self.store.stages.items()}
             intent = word.intent.model_copy(update={"want": "run", "forgiven": forgiven})
