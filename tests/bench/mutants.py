@@ -11,6 +11,7 @@ import contextlib
 import copy
 import importlib
 import io
+import itertools
 import multiprocessing
 import os
 import signal
@@ -68,20 +69,19 @@ def mutants(module: str) -> Iterator[Mutant]:
     """All of a module."""
     tree = ast.parse((FOLDER / f"{module}.py").read_text())
     seen = {ast.unparse(tree)}
-    for number in range(len(list(ast.walk(tree)))):
-        for way in range(8):
+    for number, original in enumerate(ast.walk(tree)):
+        for way in range(len(_changes(original, _parents(tree)))):
             mutated = copy.deepcopy(tree)
-            node = list(ast.walk(mutated))[number]
-            parents = {child: parent for parent in ast.walk(mutated) for child in ast.iter_child_nodes(parent)}
-            before = _short(node)
-            changes = list(_changes(node, parents))
-            if way >= len(changes):
-                break
-            what = changes[way]()
+            node = next(itertools.islice(ast.walk(mutated), number, None))
+            before, what = _short(node), _changes(node, _parents(mutated))[way]()
             source = ast.unparse(ast.fix_missing_locations(mutated))
             if source not in seen:
                 seen.add(source)
                 yield Mutant(module, getattr(node, "lineno", 0), f"{before}  ->  {what}", source)
+
+
+def _parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
+    return {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
 
 
 def _short(node: ast.AST) -> str:

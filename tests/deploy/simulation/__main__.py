@@ -1,6 +1,7 @@
 """`python -m tests.deploy.simulation --schedules N` runs many schedules; with a SEED, one of them, and prints its trace."""
 
 import argparse
+import resource
 import time
 
 from rich.console import Console
@@ -42,16 +43,18 @@ def replay(seed: int) -> int:
 def many(options: argparse.Namespace) -> int:
     began = time.monotonic()
     summary = run_in_processes(options.first, options.schedules, options.processes)
-    show(summary, time.monotonic() - began)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    show(summary, time.monotonic() - began, used.ru_utime + used.ru_stime)
     return 1 if summary.broken else 0
 
 
-def show(summary: Summary, seconds: float) -> None:
+def show(summary: Summary, seconds: float, processor_seconds: float) -> None:
     console = Console()
     faults = {kind: count for kind, count in summary.met.most_common() if kind in FAULTS}
     console.print(
         f"{summary.schedules:,} schedules, {summary.looks:,} looks, {sum(faults.values()):,} faults "
-        f"(at least {summary.fewest_faults} in each) in {seconds:.0f} s"
+        f"(at least {summary.fewest_faults} in each) in {seconds:.0f} s, "
+        f"{processor_seconds:.0f} s of processor time"
     )
     console.print("how they ended: " + _counts(dict(summary.states.most_common())))
     console.print("faults that were met: " + _counts(faults))

@@ -29,6 +29,8 @@ CELLS: tuple[Cell, ...] = tuple(
     (kind, point) for kind in KINDS for point in POINTS if point != "between" or kind in TWO_EFFECTS
 )
 """Every action, cut off at every point there is in it."""
+AIMS = (*CELLS, *(cell for cell in CELLS if cell[0] in (Kill, Leave) for _ in range(2)))
+"""What ambushes lie in wait for: they meet the rarer actions about as often as the others."""
 
 
 class Crash(BaseException):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploy.controller.observed import Process, Trouble
 from nanocode.config.settings import Budget
-from tests.deploy.simulation.controllers import CELLS, Ambush
+from tests.deploy.simulation.controllers import AIMS, Ambush
 from tests.deploy.simulation.lines import Mishap
 from tests.deploy.simulation.machines import Running
 from tests.deploy.simulation.schedule import Fault
@@ -125,7 +125,7 @@ def _stale(world: "World", fault: Fault) -> bool:
 
 
 def _crash_in_action(world: "World", fault: Fault) -> bool:
-    world.ambushes.append(Ambush("crash", *CELLS[int(fault.pick * len(CELLS))], fault.seconds))
+    world.ambushes.append(Ambush("crash", *AIMS[int(fault.pick * len(AIMS))], fault.seconds))
     return True
 
 
@@ -139,8 +139,8 @@ def _crash_between(world: "World", fault: Fault) -> bool:
 
 
 def _pause(world: "World", fault: Fault) -> bool:
-    number = int(fault.pick * 2 * len(CELLS))
-    kind, point = CELLS[number] if number < len(CELLS) else (None, "before")
+    number = int(fault.pick * 2 * len(AIMS))
+    kind, point = AIMS[number] if number < len(AIMS) else (None, "before")
     world.ambushes.append(Ambush("pause", kind, point, fault.seconds))
     return True
 

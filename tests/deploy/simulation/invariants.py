@@ -262,7 +262,10 @@ class Invariants(Watcher):
         self._must(done == said, f"done are {done}, and it says {said}")
         self._must((decision.state is State.DONE) == all(done.values()), f"the run is {decision.state}: {done}")
         want = {State.SUSPENDED: "suspend", State.CANCELLED: "cancel"}.get(decision.state, "run")
-        self._must(decision.state is State.DONE or want == word.intent.want, f"{decision.state}: the user wants {word.intent.want}")
+        self._must(
+            decision.state is State.DONE or want == word.intent.want,
+            f"{decision.state}: the user wants {word.intent.want}",
+        )
         if decision.state is State.FAILED:
             causes = [self._given_up(facts, word.digests[name]) for name, facts in world.store.stages.items()]
             self._must(any(causes), "the run has failed without a cause")
