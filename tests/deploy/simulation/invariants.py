@@ -57,20 +57,16 @@ class Invariants(Watcher):
     def claimed(self, stage: str, tried: Tried) -> None:
         world, facts = self._world, self._world.store.stages[stage]
         name = f"{stage} {tried.number}"
-        word = world.store.word
+        word = world.store.word_at(tried.read_at)
         before = [one for one in facts.tried if one.number < tried.number]
         self._must(all(one.end is not None for one in before), f"{name} begins while an attempt before it lives")
         self._must(not self._given_up(facts, tried.digest), f"{name} begins though the stage has failed for good")
-        if facts.marked(world.clock.now) == tried.digest:
-            self._must(self._recent(facts.markers[-1][0]), f"{name} begins though the stage is done")
-        if tried.digest != word.digests[stage]:
-            self._must(self._recent(word.at), f"{name} begins with settings that do not count any more")
-        elif not self._recent(word.at):
-            for other in facts.plan.reads:
-                done = world.store.stages[other].marked(world.clock.now) == word.digests[other]
-                self._must(done, f"{name} begins before {other} is done")
-        if word.intent.want != "run":
-            self._must(self._recent(word.at), f"{name} begins though the user wants to {word.intent.want}")
+        self._must(facts.marked(tried.read_at) != tried.digest, f"{name} begins though the stage is done")
+        self._must(tried.digest == word.digests[stage], f"{name} begins with settings that do not count any more")
+        for other in facts.plan.reads:
+            done = world.store.stages[other].marked(tried.read_at) == word.digests[other]
+            self._must(done, f"{name} begins before {other} is done")
+        self._must(word.intent.want == "run", f"{name} begins though the user wants to {word.intent.want}")
         live = [one for each in world.store.stages.values() for one in each.tried if one.end is None]
         known = [one for one in live if one is not tried and self._known(tried, one.at, one.claimer, one.read_at)]
         self._must(len(known) < world.plan.policy.attempts_at_once, f"{name} begins beside {len(known)} others")

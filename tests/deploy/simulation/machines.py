@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deploy.controller.observed import Process, Seen
@@ -100,7 +101,7 @@ class Machines:
     def kill(self, stage: str, attempt: int) -> None:
         one = self.shown(stage, attempt)
         if one is not None and one.shown in (Process.PENDING, Process.RUNNING):
-            self.die(one, -9)
+            self._later(one, self._rng.uniform(0, 3), partial(self.die, code=-9))
 
     def forget(self, stage: str, attempt: int) -> None:
         one = self.shown(stage, attempt)

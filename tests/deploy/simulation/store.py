@@ -142,8 +142,11 @@ class Store:
     def word(self) -> Word:
         return self.words[-1]
 
+    def word_at(self, at: float) -> Word:
+        return next((word for word in reversed(self.words) if word.at <= at), self.words[0])
+
     def read(self, at: float) -> Written:
-        word = next((word for word in reversed(self.words) if word.at <= at), self.words[0])
+        word = self.word_at(at)
         stages = tuple(
             Stage(
                 name,

@@ -186,7 +186,7 @@ class World:
         unseen = any(one.forgotten or one.shown not in SHOWN for one in self.machines.alive())
         still = self.clock.now > self.quiet and not outstanding and not unseen
         self._rests = self._rests + 1 if resting and still else 0
-        if self._rests > 2 * len(self.controllers) and not self.clock.stopped:
+        if self._rests and not self.clock.stopped:
             self._end = decision
             self.clock.stopped = True
 
