@@ -46,6 +46,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mult: ast.Div,
     ast.Div: ast.Mult,
 }
+EXPLAINED: dict[tuple[str, str], str] = {}
+"""Survivors that are no gap: module and change -> why nobody can notice it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Mutant:
     line: int
     change: str
     source: str
+
+    def __str__(self) -> str:
+        why = EXPLAINED.get((self.module, self.change), "")
+        return f"survived: {self.module}.py:{self.line}: {self.change}" + (f"\n    {why}" if why else "")
 
 
 @dataclass(frozen=True)
@@ -303,18 +309,17 @@ def main() -> int:
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=None) as pool:
         futures = [pool.submit(judge, mutant, options.schedules) for mutant in todo]
-        verdicts = [future.result() for future in track(futures, "mutants", console=console)]
+        verdicts = []
+        for future in track(futures, "mutants", console=console):
+            verdicts.append(one := future.result())
+            if not one.by:
+                console.print(str(one.mutant), highlight=False, markup=False)
     table = Table("module", "mutants", "by the tables", "by the simulator", "by time", "survived", "noticed")
     for module in (*options.modules, "all"):
         mine = [one for one in verdicts if module in ("all", one.mutant.module)]
         counts = [sum(one.by == by for one in mine) for by in ("tables", "simulator", "time limit", "")]
         table.add_row(module, *map(str, [len(mine), *counts]), f"{1 - counts[-1] / max(1, len(mine)):.1%}")
     console.print(table)
-    for one in verdicts:
-        if not one.by:
-            console.print(
-                f"{one.mutant.module}.py:{one.mutant.line}: {one.mutant.change}", highlight=False, markup=False
-            )
     console.print(f"in {time.monotonic() - began:.0f} s")
     return 0
 

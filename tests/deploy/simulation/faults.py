@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploy.controller.observed import Process, Trouble
 from nanocode.config.settings import Budget
-from tests.deploy.simulation.controllers import AIMS, Ambush
+from tests.deploy.simulation.controllers import AIMS, Ambush, Point
 from tests.deploy.simulation.lines import Mishap
 from tests.deploy.simulation.machines import Running
 from tests.deploy.simulation.schedule import Fault
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Effect = Callable[["World", Fault], bool]
 STALE_SECONDS = 30.0
+WHILE_IT_OBSERVES: tuple[None, Point] = (None, "before")
 
 
 def strike(world: "World", fault: Fault) -> bool:
@@ -140,8 +141,8 @@ def _crash_between(world: "World", fault: Fault) -> bool:
 
 def _pause(world: "World", fault: Fault) -> bool:
     number = int(fault.pick * 2 * len(AIMS))
-    kind, point = AIMS[number] if number < len(AIMS) else (None, "before")
-    world.ambushes.append(Ambush("pause", kind, point, fault.seconds))
+    aim = AIMS[number] if number < len(AIMS) else WHILE_IT_OBSERVES
+    world.ambushes.append(Ambush("pause", *aim, fault.seconds))
     return True
 
 
