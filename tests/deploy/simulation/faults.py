@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from deploy.controller.actions import Action
 from deploy.controller.observed import Process, Trouble
 from nanocode.config.settings import Budget
 from tests.deploy.simulation.controllers import AIMS, Ambush, Point
@@ -141,7 +142,7 @@ def _crash_between(world: "World", fault: Fault) -> bool:
 
 def _pause(world: "World", fault: Fault) -> bool:
     number = int(fault.pick * 2 * len(AIMS))
-    aim = AIMS[number] if number < len(AIMS) else WHILE_IT_OBSERVES
+    aim: tuple[type[Action] | None, Point] = AIMS[number] if number < len(AIMS) else WHILE_IT_OBSERVES
     world.ambushes.append(Ambush("pause", *aim, fault.seconds))
     return True
 
