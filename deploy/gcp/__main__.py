@@ -31,7 +31,8 @@ def _run(options: argparse.Namespace, to: Deployment) -> int:
         case "setup":
             steps.perform(setup.steps(to), options.dry_run)
         case "deploy":
-            return deploy(to, release.checked_name(options.name or options.preset), options.preset, options.dry_run)
+            name = release.checked_name(options.name or options.preset)
+            return deploy(to.suited(options.preset), name, options.preset, options.dry_run)
         case "status":
             return status(to, options.name)
         case "images":

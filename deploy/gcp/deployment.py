@@ -37,7 +37,7 @@ class Deployment(BaseModel):
     kube_context: str | None = None
     repository: Name = "nanocode"
     tag: str | None = None
-    accelerator: Literal["tpu", "nvidia", "none"] = "tpu"
+    accelerator: Literal["tpu", "nvidia", "none"] | None = None
     machine_type: str = "ct6e-standard-8t"
     topology: Annotated[str, Field(pattern=r"^\d+x\d+(x\d+)?$")] = "2x4"
     gpu_type: str = "nvidia-h100-80gb"
@@ -65,11 +65,11 @@ class Deployment(BaseModel):
     @model_validator(mode="after")
     def _machines_fit_the_accelerator(self) -> Self:
         tpu = re.fullmatch(r"ct.*-(1|4|8)t", self.machine_type) is not None
-        if self.accelerator == "tpu" and not tpu:
+        if self.accelerator in (None, "tpu") and not tpu:
             raise ValueError(f"MACHINE_TYPE={self.machine_type} has no TPUs: ct6e-standard-8t holds 8 of them")
         if self.accelerator == "nvidia" and tpu:
             raise ValueError(f"MACHINE_TYPE={self.machine_type} has no GPUs: a3-highgpu-1g holds one H100")
-        if self.accelerator == "tpu" and self.chips[0] % self.chips[1]:
+        if tpu and self.chips[0] % self.chips[1]:
             raise ValueError(
                 f"TOPOLOGY={self.topology} has {self.chips[0]} chips, which machines of {self.chips[1]} "
                 f"(MACHINE_TYPE={self.machine_type}) do not make up"
@@ -90,10 +90,14 @@ class Deployment(BaseModel):
     def registry(self) -> str:
         return f"{self.region}-docker.pkg.dev/{self.project}/{self.repository}"
 
+    def suited(self, preset: str) -> "Deployment":
+        """With the accelerator that a preset takes where the file names none."""
+        return self.model_copy(update={"accelerator": self.accelerator or ("none" if preset == "demo" else "tpu")})
+
     @property
     def target(self) -> str:
         """Of deploy/images/Dockerfile.jobs."""
-        return {"tpu": "tpu", "nvidia": "cuda", "none": "cpu"}[self.accelerator]
+        return {"nvidia": "cuda", "none": "cpu"}.get(self.accelerator or "tpu", "tpu")
 
     def service_account(self, role: Literal["controller", "trainer", "nodes"]) -> str:
         return f"nanocode-{role}@{self.project}.iam.gserviceaccount.com"

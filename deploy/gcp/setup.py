@@ -54,15 +54,17 @@ def _accounts(to: Deployment) -> list[Step]:
         there = ("gcloud", "iam", "service-accounts", "describe", account, *_in(to))
         found.append(Step(f"the service account of {role}", create, unless=there))
     for role in ("controller", "trainer"):
-        grant = ("gcloud", "storage", "buckets", "add-iam-policy-binding", to.bucket)
-        argv = (*grant, *_member(to, role, "storage.objectUser"))
+        write = ("gcloud", "storage", "buckets", "add-iam-policy-binding", to.bucket)
+        argv = (*write, *_member(to, role, "storage.objectUser"))
         found.append(Step(f"{role} reads and writes objects of the bucket", argv))
     for role in ("controller", "nodes"):
         where = (to.repository, f"--location={to.region}", *_in(to))
-        grant = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where)
-        found.append(Step(f"{role} reads the images", (*grant, *_member(to, role, "artifactregistry.reader"))))
-    grant = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None")
-    nodes = (*grant, *_member(to, "nodes", "container.defaultNodeServiceAccount"))
+        read = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where)
+        found.append(
+            Step(f"images are there for {role} to read", (*read, *_member(to, role, "artifactregistry.reader")))
+        )
+    report = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None")
+    nodes = (*report, *_member(to, "nodes", "container.defaultNodeServiceAccount"))
     return [*found, Step("nodes write logs and metrics", nodes)]
 
 

@@ -53,13 +53,13 @@ def written(step: Step) -> str:
 
 
 def output(argv: Sequence[str], stdin: str = "") -> str:
-    """What the command prints; `StepFailed` with the last line of its complaint."""
+    """What the command prints; `StepFailed` with one line of its complaint."""
     done = _run(argv, stdin)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise StepFailed(
-            f"`{shlex.join(argv[:4])} ...` failed: {' '.join(said[-1].split()) if said else 'no word why'}"
-        )
+        said = [" ".join(line.split()) for line in done.stderr.splitlines() if line.strip()]
+        # gcloud says what is wrong first and then, at length, what may help.
+        why = next((line for line in said if line.startswith("ERROR:")), said[-1] if said else "it does not say why")
+        raise StepFailed(f"`{shlex.join(argv[:4])} ...` failed: {why}")
     return done.stdout
 
 
