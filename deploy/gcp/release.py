@@ -1,6 +1,7 @@
 """One run as a Helm release: what is applied, in what order, and with which values."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ def chosen(to: Deployment, name: str, preset: str, tag: str, digest: str | None 
 
 def checked_name(name: str) -> str:
     """A release's name; `UsageError` where pods could not be called after it."""
-    if len(name) > LONGEST_NAME or not name or not name.replace("-", "a").isalnum() or name != name.lower():
-        raise UsageError(f"NAME={name}: give lower-case letters, digits and dashes, at most {LONGEST_NAME}")
+    if len(name) > LONGEST_NAME or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        raise UsageError(
+            f"NAME={name}: give lower-case letters, digits and dashes, a letter first, at most {LONGEST_NAME}"
+        )
     return name
 
 

@@ -2,7 +2,12 @@
 
 {{- define "nanocode.run" -}}
 {{- if gt (len .Release.Name) 24 -}}
-{{- fail (printf "the release's name %q has %d characters: choose one of at most 24, because pods' names begin with it" .Release.Name (len .Release.Name)) -}}
+{{- $why := "choose one of at most 24, because pods' names begin with it" -}}
+{{- fail (printf "the release's name %q has %d characters: %s" .Release.Name (len .Release.Name) $why) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) -}}
+{{- $why := "choose lower-case letters, digits and dashes, a letter first" -}}
+{{- fail (printf "the release's name %q cannot begin the names of Services: %s" .Release.Name $why) -}}
 {{- end -}}
 {{- .Release.Name -}}
 {{- end -}}
@@ -10,8 +15,8 @@
 {{/* What every object of the run carries, made by the chart or by the controller. */}}
 {{- define "nanocode.runLabels" -}}
 app.kubernetes.io/name: nanocode
-app.kubernetes.io/instance: {{ include "nanocode.run" . }}
-nanocode.dev/run: {{ include "nanocode.run" . }}
+app.kubernetes.io/instance: {{ include "nanocode.run" . | quote }}
+nanocode.dev/run: {{ include "nanocode.run" . | quote }}
 {{- end -}}
 
 {{- define "nanocode.labels" -}}
@@ -23,7 +28,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "nanocode.controllerLabels" -}}
 app.kubernetes.io/name: nanocode
-app.kubernetes.io/instance: {{ include "nanocode.run" . }}
+app.kubernetes.io/instance: {{ include "nanocode.run" . | quote }}
 app.kubernetes.io/component: controller
 {{- end -}}
 
@@ -38,7 +43,9 @@ app.kubernetes.io/component: controller
 {{- end -}}
 
 {{- define "nanocode.image" -}}
-{{- if not .Values.image.repository -}}{{- fail "image.repository is not set: give --set image.repository=REGISTRY/nanocode, as `make push` names it" -}}{{- end -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is not set: give --set image.repository=REGISTRY/nanocode, as `make push` names it" -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
@@ -47,7 +54,9 @@ app.kubernetes.io/component: controller
 {{- end -}}
 
 {{- define "nanocode.controllerImage" -}}
-{{- if not .Values.image.controllerRepository -}}{{- fail "image.controllerRepository is not set: give --set image.controllerRepository=REGISTRY/nanocode-controller, as `make push` names it" -}}{{- end -}}
+{{- if not .Values.image.controllerRepository -}}
+{{- fail "image.controllerRepository is not set: give --set image.controllerRepository=REGISTRY/nanocode-controller" -}}
+{{- end -}}
 {{- $tag := default (default .Chart.AppVersion .Values.image.tag) .Values.image.controllerTag -}}
 {{- printf "%s:%s" .Values.image.controllerRepository $tag -}}
 {{- end -}}

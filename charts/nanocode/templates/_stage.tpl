@@ -1,5 +1,5 @@
-{{/* The Job and Service of a stage, from which the controller makes every attempt: it sets the names, the attempt's label
-and environment, the owner, the image's digest, and the node pool; all else stands here. */}}
+{{/* The Job and Service of a stage, from which the controller makes every attempt: it sets the names, the attempt's
+label and environment, the owner, the image's digest, and the node pool; all else stands here. */}}
 
 {{/* Chips of one host. */}}
 {{- define "nanocode.chips" -}}
@@ -13,7 +13,8 @@ and environment, the owner, the image's digest, and the node pool; all else stan
 {{- range splitList "x" .Values.tpu.topology }}{{ $chips = mul $chips (atoi .) }}{{ end -}}
 {{- $each := atoi (include "nanocode.chips" .) -}}
 {{- if mod $chips $each -}}
-{{- fail (printf "tpu.topology %s has %d chips, which machines of %d (tpu.machineType %s) do not make up" .Values.tpu.topology $chips $each .Values.tpu.machineType) -}}
+{{- $where := printf "machines of %d (tpu.machineType %s)" $each .Values.tpu.machineType -}}
+{{- fail (printf "tpu.topology %s has %d chips, which %s do not make up" .Values.tpu.topology $chips $where) -}}
 {{- end -}}
 {{- div $chips $each -}}
 {{- else if eq .Values.accelerator "nvidia" -}}
@@ -23,7 +24,7 @@ and environment, the owner, the image's digest, and the node pool; all else stan
 {{- end -}}
 {{- end -}}
 
-{{/* Environment that the chart sets, as JSON: a dict of root, name, stage, pods. extraEnv wins. */}}
+{{/* Environment that the chart sets, as JSON: a dict of root, stage and pods. extraEnv wins. */}}
 {{- define "nanocode.stageEnv" -}}
 {{- $values := .root.Values -}}
 {{- $env := dict "HOME" "/tmp" "TMPDIR" "/tmp" "PYTHONUNBUFFERED" "1" "JAX_PLATFORMS" "cpu" -}}
@@ -56,7 +57,9 @@ and environment, the owner, the image's digest, and the node pool; all else stan
 {{- $taint := "google.com/tpu" -}}
 {{- if eq $values.accelerator "tpu" -}}
 {{- /* Pools of -8t and -4t machines share their other labels. */ -}}
-{{- $selector = dict "cloud.google.com/gke-tpu-accelerator" $values.tpu.accelerator "cloud.google.com/gke-tpu-topology" $values.tpu.topology "node.kubernetes.io/instance-type" $values.tpu.machineType -}}
+{{- $_ := set $selector "cloud.google.com/gke-tpu-accelerator" $values.tpu.accelerator -}}
+{{- $_ := set $selector "cloud.google.com/gke-tpu-topology" $values.tpu.topology -}}
+{{- $_ := set $selector "node.kubernetes.io/instance-type" $values.tpu.machineType -}}
 {{- else -}}
 {{- $selector = deepCopy $values.nvidia.nodeSelector -}}
 {{- $taint = "nvidia.com/gpu" -}}
@@ -98,10 +101,18 @@ affinity:
 {{- $stage := get $values.stages .name -}}
 {{- $split := hasKey $stage "workers" -}}
 {{- $pods := 1 -}}
-{{- if $split }}{{ $pods = int $stage.workers }}{{ else if and (eq $stage.machine "accelerator") (not $stage.oneHost) }}{{ $pods = int (include "nanocode.hosts" $root) }}{{ end -}}
+{{- if $split -}}
+{{- $pods = int $stage.workers -}}
+{{- else if and (eq $stage.machine "accelerator") (not $stage.oneHost) -}}
+{{- $pods = int (include "nanocode.hosts" $root) -}}
+{{- end -}}
 {{- $secrets := dict -}}
-{{- if and $values.secrets.teacherKey (eq .name "synth") }}{{ $_ := set $secrets "TEACHER_API_KEY" $values.secrets.teacherKey }}{{ end -}}
-{{- if and $values.secrets.hfToken (has .name (list "tokenizer" "corpus" "synth")) }}{{ $_ := set $secrets "HF_TOKEN" $values.secrets.hfToken }}{{ end -}}
+{{- if and $values.secrets.teacherKey (eq .name "synth") -}}
+{{- $_ := set $secrets "TEACHER_API_KEY" $values.secrets.teacherKey -}}
+{{- end -}}
+{{- if and $values.secrets.hfToken (has .name (list "tokenizer" "corpus" "synth")) -}}
+{{- $_ := set $secrets "HF_TOKEN" $values.secrets.hfToken -}}
+{{- end -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -112,7 +123,7 @@ metadata:
     app.kubernetes.io/managed-by: nanocode
     nanocode.dev/stage: {{ .name }}
     {{- with $values.queueName }}
-    kueue.x-k8s.io/queue-name: {{ . }}
+    kueue.x-k8s.io/queue-name: {{ . | quote }}
     {{- end }}
 spec:
   completionMode: Indexed
@@ -181,14 +192,16 @@ spec:
             - --of
             - {{ $pods | quote }}
           env:
-            {{- range $name, $value := include "nanocode.stageEnv" (dict "root" $root "name" .name "stage" $stage "pods" $pods) | fromJson }}
+            {{- $env := include "nanocode.stageEnv" (dict "root" $root "stage" $stage "pods" $pods) | fromJson }}
+            {{- range $name, $value := $env }}
             - {name: {{ $name }}, value: {{ $value | quote }}}
             {{- end }}
             {{- range $name, $secret := $secrets }}
             - {name: {{ $name }}, valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $name }}}}}
             {{- end }}
             {{- if and (eq $stage.machine "accelerator") (gt $pods 1) }}
-            - {name: JAX_PROCESS_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-completion-index']"}}}
+            - name: JAX_PROCESS_ID
+              valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-completion-index']"}}
             {{- end }}
           resources: {{ include "nanocode.stageResources" (dict "root" $root "stage" $stage) }}
           securityContext:
@@ -222,7 +235,7 @@ spec:
   clusterIP: None
   publishNotReadyAddresses: true # hosts look each other up before any of them is ready
   selector:
-    nanocode.dev/run: {{ include "nanocode.run" $root }}
+    nanocode.dev/run: {{ include "nanocode.run" $root | quote }}
     nanocode.dev/stage: {{ .name }}
   ports:
     - {name: coordinator, port: 8482}
