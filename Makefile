@@ -37,7 +37,7 @@ gcp-setup: $(READY) ## cloud: what the project in deploy.env needs; DRY_RUN=1 pr
 	@$(CLOUD) setup
 
 deploy-demo deploy-d12 deploy-d20 deploy-d24: deploy-%: $(READY)
-	@$(CLOUD) deploy $(NAMED) $*
+	@$(CLOUD) deploy $(NAMED) $(if $(YES),--yes) $*
 
 deploy-d24: ## cloud: begin a run, or change one; also deploy-demo, deploy-d12, deploy-d20; NAME=, DRY_RUN=1
 

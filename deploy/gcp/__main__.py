@@ -3,10 +3,12 @@
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.gcp import checks, logs, release, setup, steps
 from deploy.gcp.deployment import Deployment, read
+from deploy.gcp.release import Release
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.storage.objects import StorageError
 
@@ -32,11 +34,11 @@ def _run(options: argparse.Namespace, to: Deployment) -> int:
             steps.perform(setup.steps(to), options.dry_run)
         case "deploy":
             name = release.checked_name(options.name or options.preset)
-            return deploy(to.suited(options.preset), name, options.preset, options.dry_run)
+            tag = to.image_tag or this_version()
+            wanted = Release(name, options.preset, tag, accept_stale=options.yes)
+            return deploy(to.suited(options.preset), wanted, options.dry_run)
         case "status":
             return status(to, options.name)
-        case "images":
-            print(f"{to.registry} {to.tag or this_commit()}")
         case command:
             name = options.name or logs.only_run(to)
             if command == "logs":
@@ -47,21 +49,21 @@ def _run(options: argparse.Namespace, to: Deployment) -> int:
     return Exit.DONE
 
 
-def deploy(to: Deployment, name: str, preset: str, dry_run: bool) -> int:
+def deploy(to: Deployment, wanted: Release, dry_run: bool) -> int:
     """Check, then apply; in a dry run print what would be applied and ask nothing but helm."""
-    tag = to.tag or this_commit()
     if dry_run:
-        steps.perform(release.deploy_steps(to, name, preset, tag), dry_run)
-        argv, text = release.template_command(to, name, preset, tag)
+        steps.perform(release.deploy_steps(to, wanted), dry_run)
+        argv, text = release.template_command(to, wanted)
         print("# what helm applies", flush=True)
         print(steps.output(argv, text), end="")
         return Exit.DONE
     for program in steps.HOW_TO_GET:
         steps.need(program)
-    if not checks.passed(checks.checks(to, tag)):
+    if not checks.passed(checks.checks(to, wanted.tag)):
         raise ConfigurationError("nothing was deployed: put right what is WRONG above, and run this again")
-    digest = checks.image_digest(to, f"nanocode:{tag}-{to.target}")
-    steps.perform(release.deploy_steps(to, name, preset, tag, digest), dry_run)
+    digest = checks.image_digest(to, f"jobs-{to.target}:{wanted.tag}")
+    steps.perform(release.deploy_steps(to, replace(wanted, digest=digest)), dry_run)
+    name = wanted.name
     print(f"\nmake status NAME={name}    make logs NAME={name} STAGE=tokenizer    make undeploy NAME={name}")
     return Exit.DONE
 
@@ -70,7 +72,10 @@ def undeploy(to: Deployment, name: str, dry_run: bool) -> int:
     if dry_run:
         steps.perform(release.undeploy_steps(to, name), dry_run)
         return Exit.DONE
-    directory = logs.read_run(to, name).directory
+    try:
+        directory = logs.read_run(to, name).directory
+    except steps.StepFailed:  # the release may be there without its run
+        directory = to.bucket
     steps.perform(release.undeploy_steps(to, name), dry_run)
     print(f"what the run made stays in {directory}")
     return Exit.DONE
@@ -87,12 +92,12 @@ def status(to: Deployment, name: str | None) -> int:
     return code
 
 
-def this_commit() -> str:
+def this_version() -> str:
     """The tag that `make push` gives images, of the commit that is checked out."""
-    argv = ("git", "rev-parse", "--short=12", "HEAD")
+    argv = ("git", "describe", "--tags", "--always", "--dirty")
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigurationError("TAG is not set and this is no git checkout: set TAG to the images' tag")
+        raise ConfigurationError("IMAGE_TAG is not set and git describes no version here: set it to the images' tag")
     return done.stdout.strip()
 
 
@@ -109,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("setup", help="what the project needs before the first run; never deletes")
     deploy = commands.add_parser("deploy", help="begin a run, or change one")
     deploy.add_argument("preset", choices=release.PRESETS)
-    commands.add_parser("images", help="registry and tag of the images")
+    deploy.add_argument("--yes", action="store_true", help="stages that a change makes stale may run again")
     commands.add_parser("status", help="how far runs are")
     commands.add_parser("undeploy", help="end a run and remove its release; the data stays")
     log = commands.add_parser("logs", help="what a stage says, over attempts and hosts")

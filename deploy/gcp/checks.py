@@ -26,8 +26,8 @@ def checks(to: Deployment, tag: str) -> list[Check]:
     found = [
         Check("cluster", lambda: _cluster(to)),
         Check("bucket", lambda: _bucket(to)),
-        Check("jobs image", lambda: image_digest(to, f"nanocode:{tag}-{to.target}")),
-        Check("controller image", lambda: image_digest(to, f"nanocode-controller:{tag}")),
+        Check("jobs image", lambda: image_digest(to, f"jobs-{to.target}:{tag}")),
+        Check("controller image", lambda: image_digest(to, f"controller:{tag}")),
     ]
     if to.accelerator != "none":
         found += [Check("slices", lambda: _slices(to)), Check("quota", lambda: quota_hint(to))]
@@ -53,7 +53,8 @@ def image_digest(to: Deployment, image: str) -> str:
         said = json.loads(output((*look, "--format=json", f"--project={to.project}", "--quiet")))
         return str(said["image_summary"]["digest"])
     except StepFailed:
-        raise Problem(f"{to.registry}/{image} is not there: make image push") from None
+        push = f'make push IMAGE_REPOSITORY={to.registry} TARGETS="{to.target} controller"'
+        raise Problem(f"{to.registry}/{image} is not there: {push}") from None
 
 
 def quota_hint(to: Deployment) -> str:

@@ -36,7 +36,7 @@ class Deployment(BaseModel):
     namespace: Name = "nanocode"
     kube_context: str | None = None
     repository: Name = "nanocode"
-    tag: str | None = None
+    image_tag: str | None = None
     accelerator: Literal["tpu", "nvidia", "none"] | None = None
     machine_type: str = "ct6e-standard-8t"
     topology: Annotated[str, Field(pattern=r"^\d+x\d+(x\d+)?$")] = "2x4"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,31 @@ END_MINUTES = 10
 """The pre-delete hook waits nine for attempts to save and slices to go."""
 
 
-def values(to: Deployment, tag: str, digest: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Release:
+    """One release as the command line and the registry say it; the rest is in the deployment."""
+
+    name: str
+    preset: str
+    tag: str
+    """Of both images."""
+    digest: str = ""
+    """Of the jobs' image, where the registry was asked."""
+    accept_stale: bool = False
+    """Stages that a changed setting or SOUL makes stale may run again."""
+
+
+def values(to: Deployment, release: Release) -> dict[str, Any]:
     """The chart's values that `deploy.env` decides."""
-    jobs = {"repository": f"{to.registry}/nanocode", "tag": f"{tag}-{to.target}", "digest": digest or ""}
+    jobs = {"repository": f"{to.registry}/jobs-{to.target}", "tag": release.tag, "digest": release.digest}
     found: dict[str, Any] = {
         "bucket": to.bucket,
         "accelerator": to.accelerator,
         "spot": to.spot,
         "provisioner": to.provisioner,
         "zones": list(to.zones),
-        "image": {**jobs, "controllerRepository": f"{to.registry}/nanocode-controller", "controllerTag": tag},
+        "acceptStale": release.accept_stale,
+        "image": {**jobs, "controllerRepository": f"{to.registry}/controller"},
         "secrets": {"teacherKey": to.teacher_secret, "hfToken": to.hf_secret},
         "serviceAccounts": {
             "controller": {"googleServiceAccount": to.service_account("controller")},
@@ -42,8 +58,8 @@ def values(to: Deployment, tag: str, digest: str | None = None) -> dict[str, Any
     if to.budget_dollars is not None:
         found["budgetDollars"] = to.budget_dollars
     if to.dollars_per_slice_hour is not None:
-        # Provisioners name a slice's place by its zone, the existing pools by the pool.
-        found["dollarsPerSliceHour"] = dict.fromkeys([to.node_pool, *to.zones], to.dollars_per_slice_hour)
+        where = ("pool",) if to.provisioner == "existing" else to.zones
+        found["dollarsPerSliceHour"] = dict.fromkeys(where, to.dollars_per_slice_hour)
     if to.soul is not None:
         found["soul"] = read_text(to.soul, "SOUL")
     return found
@@ -56,15 +72,15 @@ def read_text(path: Path, key: str) -> str:
         raise ConfigurationError(f"cannot read {key}={path} ({error}): correct the path") from None
 
 
-def chosen(to: Deployment, name: str, preset: str, tag: str, digest: str | None = None) -> tuple[tuple[str, ...], str]:
+def chosen(to: Deployment, release: Release) -> tuple[tuple[str, ...], str]:
     """Chart and values as arguments of helm, and what it reads on its standard input."""
-    files = [str(CHART / f"values-{preset}.yaml"), "-", *to.values]
+    files = [str(CHART / f"values-{release.preset}.yaml"), "-", *to.values]
     for file in to.values:
         if not Path(file).is_file():
             raise ConfigurationError(f"VALUES names {file}, which is not there: correct the path")
     arguments = [part for file in files for part in ("--values", file)]
-    text = yaml.safe_dump(values(to, tag, digest), sort_keys=False, allow_unicode=True)
-    return (name, str(CHART), f"--namespace={to.namespace}", *arguments), text
+    text = yaml.safe_dump(values(to, release), sort_keys=False, allow_unicode=True)
+    return (release.name, str(CHART), f"--namespace={to.namespace}", *arguments), text
 
 
 def checked_name(name: str) -> str:
@@ -76,11 +92,12 @@ def checked_name(name: str) -> str:
     return name
 
 
-def deploy_steps(to: Deployment, name: str, preset: str, tag: str, digest: str | None = None) -> list[Step]:
+def deploy_steps(to: Deployment, release: Release) -> list[Step]:
     """What `make deploy-*` does once the checks have passed; doing it again changes nothing."""
     kubectl = ("kubectl", f"--context={to.context}")
-    apply = (*kubectl, "apply", "--server-side", "--filename")
-    arguments, text = chosen(to, name, preset, tag, digest)
+    apply = (*kubectl, "apply", "--server-side", "--force-conflicts", "--filename")
+    arguments, text = chosen(to, release)
+    name = release.name
     helm = ("helm", "upgrade", "--install", *arguments, f"--kube-context={to.context}", "--skip-crds")
     rollout = (*kubectl, "rollout", "status", f"deployment/{name}-controller", f"--namespace={to.namespace}")
     return [
@@ -99,9 +116,9 @@ def namespace(to: Deployment) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": to.namespace, "labels": labels}})
 
 
-def template_command(to: Deployment, name: str, preset: str, tag: str) -> tuple[tuple[str, ...], str]:
+def template_command(to: Deployment, release: Release) -> tuple[tuple[str, ...], str]:
     """What prints everything that would be applied, and asks no cluster."""
-    arguments, text = chosen(to, name, preset, tag)
+    arguments, text = chosen(to, release)
     return ("helm", "template", *arguments, "--include-crds"), text
 
 

@@ -17,7 +17,7 @@ CHART = ROOT / "charts/nanocode"
 CRD = yaml.safe_load((CHART / "crds/trainingrun.yaml").read_text())
 BASE = {
     "bucket": "gs://my-bucket",
-    "image": {"repository": "registry/nanocode", "controllerRepository": "registry/nanocode-controller"},
+    "image": {"repository": "registry/jobs", "controllerRepository": "registry/controller"},
 }
 PRESETS = ("demo", "d12", "d20", "d24")
 KUBERNETES = "1.36.3"

@@ -146,6 +146,19 @@ def test_the_trainer_may_do_nothing_in_the_api_and_the_controller_nothing_outsid
             assert not {"secrets", "roles", "pods/exec"} & set(rule["resources"])
 
 
+def test_the_controllers_permissions_are_those_that_helm_test_asks_about() -> None:
+    needed = pytest.importorskip("deploy.kubernetes.check").NEEDED
+    asked = {(group, f"{kind}/{part}" if part else kind, verb) for group, kind, part, verbs in needed for verb in verbs}
+    roles = [
+        each for each in render() if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] != "mine-end"
+    ]
+    rules = [rule for role in roles for rule in role["rules"]]
+    granted = {
+        (group, kind, verb) for r in rules for group in r["apiGroups"] for kind in r["resources"] for verb in r["verbs"]
+    }
+    assert granted == asked
+
+
 def test_a_run_may_touch_no_other_runs_trainingrun() -> None:
     rules = [
         r for each in render() if each["kind"] == "Role" for r in each["rules"] if "nanocode.dev" in r["apiGroups"]
@@ -323,4 +336,4 @@ def test_google_service_accounts_are_named_where_workload_identity_looks() -> No
 def test_the_jobs_image_is_named_by_digest_where_one_is_given() -> None:
     digest = "sha256:" + "a" * 64
     objects = render({"image": {**BASE["image"], "digest": digest}})  # type: ignore[dict-item]
-    assert one(objects, "TrainingRun")["spec"]["image"] == f"registry/nanocode@{digest}"
+    assert one(objects, "TrainingRun")["spec"]["image"] == f"registry/jobs@{digest}"

@@ -101,6 +101,21 @@ def test_a_stage_that_knows_one_host_only_gets_one_of_the_slice_and_waits_for_no
     assert "TPU_PROCESS_BOUNDS" not in environment(pod(jobs(render())["agent-eval"]))
 
 
+def test_the_hosts_of_a_slice_are_one_pools_and_no_other_slice_lands_beside_them() -> None:
+    found = jobs(render(files=["d24", "v6e-16"]))
+    for name, job in found.items():
+        marked = job["spec"]["template"]["metadata"]["labels"].get("nanocode.dev/slice")
+        affinity = pod(job).get("affinity", {})
+        assert ("podAffinity" in affinity) == ("podAntiAffinity" in affinity) == (marked is not None)
+        assert (marked is not None) == (name in ACCELERATED and job["spec"]["completions"] > 1)
+    affinity = pod(found["pretrain"])["affinity"]
+    (together,) = affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (apart,) = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert together["topologyKey"] == apart["topologyKey"] == "cloud.google.com/gke-nodepool"
+    assert together["matchLabelKeys"] == apart["mismatchLabelKeys"] == ["batch.kubernetes.io/controller-uid"]
+    assert all("podAffinity" not in pod(job).get("affinity", {}) for job in jobs(render()).values())
+
+
 def test_two_machines_of_four_chips_make_the_same_topology_as_one_of_eight() -> None:
     job = jobs(render({"tpu": {"topology": "2x4", "machineType": "ct6e-standard-4t"}}))["pretrain"]
     assert job["spec"]["completions"] == 2
@@ -110,7 +125,7 @@ def test_machines_that_do_not_make_up_the_topology_are_refused() -> None:
     assert "tpu.topology 2x2 has 4 chips, which machines of 8" in refused({"tpu": {"topology": "2x2"}})
 
 
-def test_a_gpu_run_asks_for_gpus_with_the_cuda_image() -> None:
+def test_a_gpu_run_asks_for_gpus_on_its_own_kind_of_node() -> None:
     selector = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
     nvidia = {"gpus": 8, "hosts": 2, "nodeSelector": selector}
     objects = render({"accelerator": "nvidia", "spot": False, "nvidia": nvidia})
@@ -120,7 +135,6 @@ def test_a_gpu_run_asks_for_gpus_with_the_cuda_image() -> None:
     assert pod(job)["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert pod(job)["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert environment(pod(job))["JAX_PLATFORMS"] == "cuda,cpu"
-    assert one(objects, "TrainingRun")["spec"]["image"] == "registry/nanocode:0.1.0-cuda"
 
 
 def test_without_an_accelerator_every_stage_runs_on_ordinary_nodes() -> None:

@@ -37,28 +37,22 @@ app.kubernetes.io/component: controller
 {{- printf "%s/%s" (trimSuffix "/" .Values.bucket) (default (include "nanocode.run" .) (trimAll "/" .Values.runPath)) -}}
 {{- end -}}
 
-{{- define "nanocode.tag" -}}
-{{- $target := get (dict "tpu" "tpu" "nvidia" "cuda" "none" "cpu") .Values.accelerator -}}
-{{- default (printf "%s-%s" .Chart.AppVersion $target) .Values.image.tag -}}
-{{- end -}}
-
 {{- define "nanocode.image" -}}
 {{- if not .Values.image.repository -}}
-{{- fail "image.repository is not set: give --set image.repository=REGISTRY/nanocode, as `make push` names it" -}}
+{{- fail "image.repository is not set: give --set image.repository=REGISTRY/jobs-tpu, as `make push` names it" -}}
 {{- end -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (include "nanocode.tag" .) -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "nanocode.controllerImage" -}}
 {{- if not .Values.image.controllerRepository -}}
-{{- fail "image.controllerRepository is not set: give --set image.controllerRepository=REGISTRY/nanocode-controller" -}}
+{{- fail "image.controllerRepository is not set: give --set image.controllerRepository=REGISTRY/controller" -}}
 {{- end -}}
-{{- $tag := default (default .Chart.AppVersion .Values.image.tag) .Values.image.controllerTag -}}
-{{- printf "%s:%s" .Values.image.controllerRepository $tag -}}
+{{- printf "%s:%s" .Values.image.controllerRepository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 
 {{/* Named by its content: an attempt's SOUL never changes under it. */}}

@@ -47,7 +47,7 @@ label and environment, the owner, the image's digest, and the node pool; all els
 {{- merge (dict) $values.extraEnv $env | toJson -}}
 {{- end -}}
 
-{{/* Where the pods go: a dict of root and stage. */}}
+{{/* Where the pods go: a dict of root, stage and pods. */}}
 {{- define "nanocode.stageNodes" -}}
 {{- $values := .root.Values -}}
 {{- if or (eq .stage.machine "cpu") (eq $values.accelerator "none") -}}
@@ -70,14 +70,32 @@ tolerations:
   - {key: {{ $taint }}, operator: Exists, effect: NoSchedule}
   {{- if $values.spot }}
   - {key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}
-  {{- else }}
+  {{- end }}
+{{- $together := and (eq $values.accelerator "tpu") (gt (int .pods) 1) }}
+{{- if or $together (not $values.spot) }}
 affinity:
+  {{- if not $values.spot }}
   nodeAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
       nodeSelectorTerms:
         - matchExpressions:
             - {key: cloud.google.com/gke-spot, operator: DoesNotExist}
   {{- end }}
+  {{- if $together }}
+  # A pool is a slice: all of a Job's pods into one, and no other Job's beside them.
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: cloud.google.com/gke-nodepool
+        labelSelector: {matchExpressions: [{key: nanocode.dev/slice, operator: Exists}]}
+        matchLabelKeys: [batch.kubernetes.io/controller-uid]
+  podAntiAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: cloud.google.com/gke-nodepool
+        labelSelector: {matchExpressions: [{key: nanocode.dev/slice, operator: Exists}]}
+        mismatchLabelKeys: [batch.kubernetes.io/controller-uid]
+        namespaceSelector: {}
+  {{- end }}
+{{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -155,6 +173,9 @@ spec:
         app.kubernetes.io/component: stage
         app.kubernetes.io/managed-by: nanocode
         nanocode.dev/stage: {{ .name }}
+        {{- if and (eq $stage.machine "accelerator") (gt $pods 1) }}
+        nanocode.dev/slice: several-hosts
+        {{- end }}
       annotations:
         cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
     spec:
@@ -172,7 +193,7 @@ spec:
       {{- end }}
       securityContext:
         {{- include "nanocode.podSecurity" $root | nindent 8 }}
-      {{- include "nanocode.stageNodes" (dict "root" $root "stage" $stage) | nindent 6 }}
+      {{- include "nanocode.stageNodes" (dict "root" $root "stage" $stage "pods" $pods) | nindent 6 }}
       containers:
         - name: stage
           image: {{ include "nanocode.image" $root }}

@@ -27,7 +27,7 @@ ENV = {
     "REGION": "us-east5",
     "ZONES": "us-east5-b,us-east5-a",
     "BUCKET": "gs://my-bucket",
-    "TAG": "abc",
+    "IMAGE_TAG": "abc",
 }
 CONTEXT = "gke_my-project_us-east5-b_nanocode"
 DIGEST = "sha256:" + "a" * 64
@@ -76,6 +76,9 @@ class Cloud:
 
     def asked(self) -> list[list[str]]:
         return [one["argv"] for one in self._records()]
+
+    def forget(self) -> None:
+        (self.programs / "asked.jsonl").unlink()
 
     def stdin(self, *words: str) -> str:
         """What the only command with these words was given to read."""

@@ -49,7 +49,7 @@ def test_the_release_gets_the_image_by_the_digest_that_the_registry_says(cloud: 
     image = helm_values(cloud)["image"]
     assert isinstance(image, dict)
     assert image["digest"] == DIGEST
-    assert image["tag"] == "abc-tpu"
+    assert (image["repository"], image["tag"]) == ("us-east5-docker.pkg.dev/my-project/nanocode/jobs-tpu", "abc")
 
 
 def test_what_the_file_says_reaches_the_chart(cloud: Cloud, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_the_file_says_reaches_the_chart(cloud: Cloud, tmp_path: Path) -> N
     values = helm_values(cloud)
     assert values["bucket"] == "gs://my-bucket"
     assert values["budgetDollars"] == 40
-    assert values["dollarsPerSliceHour"] == {"slices": 4.32, "us-east5-b": 4.32, "us-east5-a": 4.32}
+    assert values["dollarsPerSliceHour"] == {"pool": 4.32}
     assert values["soul"] == "1. Be brief: `ü`.\n"
     assert values["secrets"] == {"teacherKey": "teacher", "hfToken": ""}
 
@@ -126,7 +126,7 @@ def no_secret(cloud: Cloud) -> None:
         (no_answer, "gives no answer"),
         (no_bucket, "not found: 404.): make gcp-setup"),
         (bucket_elsewhere, "is in europe-west4, the slices in us-east5"),
-        (no_image, "nanocode:abc-tpu is not there: make image push"),
+        (no_image, "jobs-tpu:abc is not there: make push IMAGE_REPOSITORY="),
         (no_pool, "no spot node of ct6e-standard-8t"),
         (pool_of_other_machines, "no spot node of ct6e-standard-8t"),
         (no_secret, "create secret generic hub --from-literal=HF_TOKEN=..."),
@@ -175,6 +175,21 @@ def test_undeploy_gives_the_hook_its_time_and_says_where_the_data_stays(cloud: C
     assert {"uninstall", "mine", "--timeout=10m"} <= set(argv)
     assert "gs://my-bucket/mine" in done.stdout
     assert not [argv for argv in cloud.asked() if argv[0] == "gcloud"]
+
+
+def test_a_release_whose_run_is_gone_can_still_be_removed(cloud: Cloud) -> None:
+    cloud.answer("get", "trainingrun", err="Error from server (NotFound)", code=1)
+    assert cloud.run("undeploy", "--name", "mine").returncode == 0
+    assert [argv for argv in cloud.asked() if "uninstall" in argv]
+
+
+def test_stale_stages_run_again_only_when_that_was_said(cloud: Cloud) -> None:
+    cloud.healthy()
+    cloud.run("deploy", "demo")
+    assert helm_values(cloud)["acceptStale"] is False
+    cloud.forget()
+    cloud.run("deploy", "demo", "--yes")
+    assert helm_values(cloud)["acceptStale"] is True
 
 
 def test_a_name_that_pods_could_not_bear_is_refused(cloud: Cloud) -> None:
