@@ -103,8 +103,9 @@ def _judged(job: Object, mine: Sequence[Object], wrong: Sequence[tuple[Object, A
     first, end = min(wrong, key=lambda pair: pair[1].at)
     said = end.said
     if end.reason == "OOMKilled":
-        limit = pods.wants(first).get("memory", "")
-        said = f"it was out of memory ({limit}): raise stages.*.resources.limits.memory in the values"
+        said = (
+            f"it was out of memory ({pods.memory_limit(first)}): raise stages.*.resources.limits.memory in the values"
+        )
     if hosts(job) > 1 and said:
         said = f"host {pods.index(first)}: {said}"
     return Seen(Process.EXITED, end.code, since=at, reason=said)

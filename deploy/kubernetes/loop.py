@@ -35,6 +35,7 @@ from nanocode.storage.objects import StorageError, open_store
 
 log = structlog.get_logger()
 
+PROVISIONERS = ("existing",)
 SECONDS_BETWEEN_STATUSES = 10.0
 SECONDS_WITHOUT_A_POLICY = 5.0
 SECONDS_TO_GIVE_UP = 120.0
@@ -131,6 +132,10 @@ class Run:
             if settled.changed(training_run):
                 settled.wish(self.directory, self.spec)
             settled.settle(self.directory, self.spec)
+            if self.spec.provisioner not in PROVISIONERS:
+                raise ConfigurationError(
+                    f"provisioner {self.spec.provisioner} is not among {', '.join(PROVISIONERS)}: choose one of them"
+                )
         except ValidationError as error:
             one = error.errors()[0]
             self.problem = f"spec.{'.'.join(map(str, one['loc']))} is wrong: {one['msg']}"

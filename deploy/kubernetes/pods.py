@@ -129,8 +129,15 @@ def image_digest(pod: Object) -> str | None:
     return digest_in(str(container_status(pod).get("imageID") or ""))
 
 
+def memory_limit(pod: Object) -> str:
+    return str((_container(pod).get("resources") or {}).get("limits", {}).get("memory") or "its node's")
+
+
 def wants(pod: Object) -> dict[str, str]:
     """What its containers request in all that a node may lack: the stage's, which is the only one."""
-    container = next(one for one in pod["spec"]["containers"] if one["name"] == CONTAINER)
-    resources = container.get("resources") or {}
+    resources = _container(pod).get("resources") or {}
     return {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+
+
+def _container(pod: Object) -> Object:
+    return next(one for one in pod["spec"]["containers"] if one["name"] == CONTAINER)

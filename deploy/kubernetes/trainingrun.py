@@ -107,7 +107,7 @@ class News:
     decision: Decision | None
     """None where nothing could be decided: then `problem` says why."""
     found: Mapping[str, Any] | None = None
-    """What `nanocode status` says of the run directory."""
+    """What `nanocode status` says of the run directory; None while that is not known: the numbers of before stay."""
     waits: Mapping[str, str] | None = None
     """Stage -> what its pods wait for."""
     problem: str = ""
@@ -120,24 +120,28 @@ class News:
 def status(training_run: Object, news: News, now: float) -> Object:
     """The whole status, conditions that did not change with the time of their last transition."""
     generation = training_run["metadata"].get("generation", 1)
+    before = training_run.get("status") or {}
     stages = _stages(news)
     shown = _shown(stages)
     message = _message(news, shown)
-    found: Object = {
+    return {
+        **(_numbers(news, stages, shown) if news.found is not None else before),
         "observedGeneration": generation,
         "phase": _phase(training_run, news),
-        "stage": shown.get("name"),
-        **{key: shown.get(key) for key in ("step", "steps", "loss", "mfu")},
-        **{key: sum(one[key] for one in stages) for key in ("preemptions", "failures")},
-        "attempts": sum(one["attempts"] for one in stages),
-        "costDollars": round(news.decision.spent_dollars, 2) if news.decision is not None else None,
         "message": message or None,
         "imageDigest": news.image_digest,
+        "conditions": _conditions(news, message, before.get("conditions") or (), generation, now),
+    }
+
+
+def _numbers(news: News, stages: list[Object], shown: Object) -> Object:
+    return {
+        "stage": shown.get("name"),
+        **{key: shown.get(key) for key in ("step", "steps", "loss", "mfu")},
+        **{key: sum(one[key] for one in stages) for key in ("attempts", "preemptions", "failures")},
+        "costDollars": round(news.decision.spent_dollars, 2) if news.decision is not None else None,
         "stages": [{key: one.get(key) for key in ("name", "state", "attempt", "step", "reason")} for one in stages],
     }
-    before = (training_run.get("status") or {}).get("conditions") or ()
-    found["conditions"] = _conditions(news, message, before, generation, now)
-    return found
 
 
 def _stages(news: News) -> list[Object]:

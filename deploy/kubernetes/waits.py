@@ -99,7 +99,7 @@ def _unscheduled(pod: Object, scheduled: Object, now: float, patience: Patience,
     if scheduled.get("reason") == "SchedulingGated":
         return Wait("it waits to be admitted by its queue")
     message = " ".join(str(scheduled.get("message") or scheduled.get("reason") or "").split())[: pods.LONGEST]
-    if any(_fits(pod, node) for node in kind.nodes):
+    if any(fits(pod, node) for node in kind.nodes):
         return Wait(f"it waits for a node: {message}")
     labels = ", ".join(f"{key}={value}" for key, value in sorted(selector(pod).items()))
     if kind.nodes:
@@ -114,7 +114,7 @@ def _unscheduled(pod: Object, scheduled: Object, now: float, patience: Patience,
     return Wait(f"{lacking}: {move}", Exit.CONFIGURATION if over else None)
 
 
-def _fits(pod: Object, node: Object) -> bool:
+def fits(pod: Object, node: Object) -> bool:
     """Whether the pod would go onto the node if it were empty."""
     from kubernetes.utils.quantity import parse_quantity  # late: the client costs a second
 
