@@ -81,18 +81,27 @@ class KubernetesJournal(RunJournal):
 class Run:
     """What a controller keeps of one TrainingRun while it is the same object with the same directory."""
 
-    def __init__(self, cluster: Cluster, training_run: Object, spec: Spec, tell: Callable[[Tell], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        training_run: Object,
+        spec: Spec,
+        tell: Callable[[Tell], None],
+        clock: Callable[[], float],
+    ) -> None:
         self.uid, self.directory = training_run["metadata"]["uid"], RunDirectory(open_store(spec.run_directory))
         self.spec, self.generation = spec, 0
         self.reference = templates.reference(training_run)
         self.journal = KubernetesJournal(self.directory)
-        self.events = Events(cluster, training_run)
-        self.backend = KubernetesBackend(cluster, self.directory, self.making, self._patience, self.journal.has_run)
+        self.events = Events(cluster, training_run, clock)
+        self.backend = KubernetesBackend(
+            cluster, self.directory, self.making, self._patience, self.journal.has_run, clock
+        )
         pool = ExistingPool(
-            lambda: self.spec.dollars_per_slice_hour.get(POOL, 0.0), lambda: time.time() >= self.backend.cool_until
+            lambda: self.spec.dollars_per_slice_hour.get(POOL, 0.0), lambda: clock() >= self.backend.cool_until
         )
         self.journal.waits = self.waits
-        self.reconciler = Reconciler(self.journal, self.backend, pool, tell, monotonic=time.monotonic)
+        self.reconciler = Reconciler(self.journal, self.backend, pool, tell, clock)
         self.status = Status(self.directory.store.url)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
@@ -204,7 +213,7 @@ class Controller:
 
     def _run_of(self, training_run: Object) -> Run:
         if self._run is None or self._run.uid != training_run["metadata"]["uid"]:
-            self._run = Run(self._cluster, training_run, trainingrun.spec_of(training_run), self._tell)
+            self._run = Run(self._cluster, training_run, trainingrun.spec_of(training_run), self._tell, self._clock)
         return self._run
 
     def _tell(self, news: Tell) -> None:
@@ -239,7 +248,6 @@ class Controller:
             except (StorageError, ConfigurationError) as error:
                 log.warning("the run directory cannot be read for the status", error=str(error))
                 return
-            self._health.found = found
         news = News(
             decision=decision,
             found=found,
@@ -248,6 +256,9 @@ class Controller:
             fatal=run is not None and run.fatal,
             image_digest=run.image_digest() if run is not None else None,
         )
+        if found is not None and decision is not None:
+            state = decision.state.value
+            self._health.found = {**found, "state": state, "stages": trainingrun.stages_of(news)}
         status = trainingrun.status(training_run, news, now)
         if news.problem and run is not None:
             run.events.publish("Refused" if run.problem else "Unreachable", news.problem, "Warning")

@@ -121,7 +121,7 @@ def status(training_run: Object, news: News, now: float) -> Object:
     """The whole status, conditions that did not change with the time of their last transition."""
     generation = training_run["metadata"].get("generation", 1)
     before = training_run.get("status") or {}
-    stages = _stages(news)
+    stages = stages_of(news)
     shown = _shown(stages)
     message = _message(news, shown)
     return {
@@ -144,7 +144,7 @@ def _numbers(news: News, stages: list[Object], shown: Object) -> Object:
     }
 
 
-def _stages(news: News) -> list[Object]:
+def stages_of(news: News) -> list[Object]:
     """Every stage: numbers from the run directory, state and reason from the decision, which is newer."""
     stages = [dict(one) for one in (news.found or {}).get("stages", ())]
     for one in stages:
@@ -170,9 +170,9 @@ def _message(news: News, shown: Object) -> str:
     parts = [news.problem]
     if news.decision is not None and not news.fatal:
         decision = news.decision
+        preempted = f"{shown['name']}: {shown['reason']}" if shown.get("state") == "preempted" else ""
         waits = [f"{stage}: {sentence}" for stage, sentence in (news.waits or {}).items()]
-        preempted = shown.get("state") == "preempted" and f"{shown['name']}: {shown['reason']}"
-        parts += waits or [preempted or (decision.reason if decision.state in RESTS else "")]
+        parts += [decision.reason] if decision.state in RESTS else waits or [preempted]
     return "; ".join(part for part in parts if part)[:LONGEST_MESSAGE]
 
 
