@@ -107,7 +107,7 @@ def _working_builder() -> str:
         if done.returncode == 0 and done.stdout.strip() not in ("", "(unset)"):
             return builder
     raise Refused(
-        "nothing here builds images: start Docker, install podman or buildah, or set up gcloud and say BUILDER=cloudbuild"
+        "nothing here builds images: start Docker, install podman or buildah, or set up gcloud (BUILDER=cloudbuild)"
     )
 
 

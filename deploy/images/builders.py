@@ -1,4 +1,4 @@
-"""What each tool that builds images is asked: commands, as lists. Nothing is run here, and nothing beyond Python needed.
+"""What each tool that builds images is asked: commands, as lists. Nothing is run here; the standard library will do.
 
 docker and podman run an engine or none at all; buildah is Debian's and Fedora's builder alone; cloudbuild is Google's
 service, which pushes what it builds, and needs no builder on this machine.

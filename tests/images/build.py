@@ -4,8 +4,8 @@
     run_in(image, ["python", "-m", "deploy.local.loop", "--help"])
 
 The base image comes from Debian's packages (mmdebstrap), committed under the name that FROM uses: the same release and
-Python's minor version as the official one, and about 100 MB more of them. Layers are kept in a cache folder,
-$NANOCODE_IMAGE_CACHE or ~/.cache/nanocode/images, whose size `python -m tests.images.build --clean` gives back.
+Python's minor version as the official one, and some 80 MB more of them. Layers are kept in ~/.cache/nanocode/images, or
+where XDG_CACHE_HOME says; `python -m tests.images.build --clean` gives the space back.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ DEBIAN = "bookworm"
 # What every official Python image has, and this test's own: venv is a package of its own in Debian.
 PACKAGES = "python3,python3-venv,ca-certificates"
 BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 BUILD_SECONDS = 1500
+PREFIX = "nanocode-"
+KEPT_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Image:
     reference: str
     digest: str
     root: Path
-    """Mounted until the machine restarts or the image is built anew. Not to be written to."""
+    """Mounted until the machine restarts, or nobody has asked for the image in a day. Not to be written to."""
     layers: tuple[str, ...]
     """The digest of each layer's content, the base's first."""
     bytes: int
@@ -63,7 +67,7 @@ def missing() -> str:
 
 def cache_folder() -> Path:
     """Where layers are kept between sessions."""
-    return Path(os.environ.get("NANOCODE_IMAGE_CACHE") or Path.home() / ".cache" / "nanocode" / "images")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanocode" / "images"
 
 
 def build(target: str, context: Path = ROOT, name: str | None = None) -> Image:
@@ -79,15 +83,14 @@ def build(target: str, context: Path = ROOT, name: str | None = None) -> Image:
         base_name = f"docker.io/library/{base[1]}"
         if not _exists(base_name):
             _commit_base(base_name)
-        before = _inspect(reference)["FromImageID"] if _exists(reference) else None
         with _registry_access() as access:
             command = ["build", "--layers", "--pull-never", *access, "--platform", "linux/amd64", "--target", target]
             _buildah(*command, "--file", str(dockerfile), "--tag", reference, str(context))
         built = _inspect(reference)
-        root = _mounted(f"nanocode-{name or target}", reference, built["FromImageID"])
-        if before not in (None, built["FromImageID"]):
-            subprocess.run([*_command(), "rmi", str(before)], check=False, capture_output=True)
-        return _image(reference, built, root, _tree_bytes(_mounted("nanocode-base", base_name, None)))
+        root = _mounted(str(built["FromImageID"]))
+        base_root = _mounted(str(_inspect(base_name)["FromImageID"]))
+        _forget_unused()
+        return _image(reference, built, root, _tree_bytes(base_root))
 
 
 def _image(reference: str, built: dict[str, object], root: Path, base_bytes: int) -> Image:
@@ -111,21 +114,35 @@ def _image(reference: str, built: dict[str, object], root: Path, base_bytes: int
 
 
 def sandboxed(image: Image, command: Sequence[str], binds: Sequence[str] = ()) -> list[str]:
-    """The command line that runs a command in the image as a restricted pod would: its user, its environment, no network,
-    no capabilities, its root read-only and /tmp in memory. `binds` are further bubblewrap arguments."""
+    """The command line, for root, that runs a command in the image as a restricted pod would.
+
+    The image's user and environment, no capabilities and no way to any, no network, a read-only root and /tmp in
+    memory. `binds` are further arguments of bubblewrap.
+    """
     user, _, group = image.user.partition(":")
-    arguments = ["bwrap", "--unshare-all", "--uid", user, "--gid", group or user, "--cap-drop", "ALL"]
-    arguments += ["--die-with-parent", "--new-session", "--clearenv", "--ro-bind", str(image.root), "/"]
-    arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", *binds, "--remount-ro", "/"]
+    arguments = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    arguments += [f"--unshare-{kind}" for kind in ("pid", "net", "ipc", "uts", "cgroup-try")]
+    # A user namespace would make files of root's look like the user's own: change the user for real.
+    for capability in ("SETUID", "SETGID", "SETPCAP"):
+        arguments += ["--cap-add", f"CAP_{capability}"]
+    arguments += ["--ro-bind", str(image.root), "/", "--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--perms", "1777", "--tmpfs", "/tmp", *binds, "--remount-ro", "/"]
     for key, value in image.environment.items():
         arguments += ["--setenv", key, value]
-    return [*arguments, "--chdir", image.folder, "--", *image.entrypoint, *command]
+    become = ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={group or user}", "--clear-groups", "--no-new-privs"]
+    become += ["--bounding-set=-all", "--inh-caps=-all"]
+    return [*arguments, "--chdir", image.folder, "--", *become, *image.entrypoint, *command]
 
 
 def run_in(image: Image, command: Sequence[str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a command in the image to its end, both streams captured."""
     return subprocess.run(
-        sandboxed(image, command), capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL
+        sandboxed(image, command),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -157,15 +174,16 @@ def _buildah(*arguments: str) -> str:
     done = subprocess.run(
         [*_command(), *arguments],
         env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         stdin=subprocess.DEVNULL,
         text=True,
         check=False,
         timeout=BUILD_SECONDS,
     )
     if done.returncode:
-        raise RuntimeError(f"buildah {arguments[0]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"[-8000:])
+        raise RuntimeError(
+            f"buildah {arguments[0]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"[-8000:]
+        )
     return done.stdout.strip()
 
 
@@ -179,16 +197,31 @@ def _inspect(reference: str) -> dict[str, object]:
     return found
 
 
-def _mounted(container: str, reference: str, image: object) -> Path:
-    """Where the container of that name, made of this image, is mounted."""
+def _containers() -> dict[str, str]:
+    """Name -> image id of the containers that hold images mounted."""
     listed = json.loads(_buildah("containers", "--json") or "null") or []
-    there = [one for one in listed if one["containername"] == container]
-    if there and image not in (None, there[0]["imageid"]):
-        _buildah("rm", container)
-        there = []
-    if not there:
-        _buildah("from", "--pull-never", "--name", container, reference)
-    return Path(_buildah("mount", container))
+    return {one["containername"]: one["imageid"] for one in listed if one["containername"].startswith(PREFIX)}
+
+
+def _mounted(image: str) -> Path:
+    """Where the image's files are: in a container named after it, which nothing is run in."""
+    name = PREFIX + image[:12]
+    if name not in _containers():
+        _buildah("from", "--pull-never", "--name", name, image)
+    used = cache_folder() / "used"
+    used.mkdir(exist_ok=True)
+    (used / name).touch()
+    return Path(_buildah("mount", name))
+
+
+def _forget_unused() -> None:
+    """Remove images that nobody has asked for in a day: somebody else's tests may still run in a younger one."""
+    for name, image in _containers().items():
+        used = cache_folder() / "used" / name
+        if not used.exists() or time.time() - used.stat().st_mtime > KEPT_SECONDS:
+            _buildah("rm", name)
+            subprocess.run([*_command(), "rmi", "--force", image], check=False, capture_output=True)
+            used.unlink(missing_ok=True)
 
 
 def _commit_base(name: str) -> None:
@@ -211,7 +244,7 @@ def _commit_base(name: str) -> None:
 
 @contextmanager
 def _registry_access() -> Iterator[list[str]]:
-    """Mounts that let pip of the build reach the registry as pip of this machine does; they end up in no layer."""
+    """Mounts that let pip of the build reach the registry as pip of this machine does; of them layers keep an empty file."""
     bundle = next((os.environ[name] for name in ("PIP_CERT", "SSL_CERT_FILE") if os.environ.get(name)), None)
     with tempfile.NamedTemporaryFile("w", prefix="nanocode-pip-", suffix=".conf") as settings:
         settings.write("[global]\n")
@@ -224,9 +257,6 @@ def _registry_access() -> Iterator[list[str]]:
             mounts.append(f"{bundle}:{BUNDLE}:ro")
         settings.flush()
         yield [part for mount in mounts for part in ("--volume", mount)]
-
-
-BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def _tree_bytes(root: Path) -> int:
@@ -254,4 +284,6 @@ if __name__ == "__main__":
     else:
         for one in sys.argv[1:] or DOCKERFILES:
             made = build(one)
-            print(f"{made.reference}  {made.bytes / 1e6:.0f} MB, {made.base_bytes / 1e6:.0f} of them the base  {made.digest}")
+            print(
+                f"{made.reference}  {made.bytes / 1e6:.0f} MB, {made.base_bytes / 1e6:.0f} of them the base  {made.digest}"
+            )

@@ -1,7 +1,6 @@
 """What is asked of docker, podman, buildah and Cloud Build, with stand-ins for them that write down their arguments."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -134,7 +133,9 @@ def test_every_image_stands_on_the_same_pinned_base() -> None:
 
 
 def test_the_controllers_requirements_cover_whatever_it_imports() -> None:
-    listed = {re.split(r"[^\w.-]", line)[0].lower() for line in requirements(ROOT / "pyproject.toml", ["controller"], True)}
+    listed = {
+        re.split(r"[^\w.-]", line)[0].lower() for line in requirements(ROOT / "pyproject.toml", ["controller"], True)
+    }
     owners = packages_distributions()
     folders = [ROOT / "deploy", *(ROOT / "nanocode" / room for room in ("config", "storage", "run"))]
     for path in (path for folder in folders for path in folder.rglob("*.py")):
