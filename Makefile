@@ -11,6 +11,10 @@ DEMO_RUN ?= runs/demo
 # In the cloud. DRY_RUN=1 prints the commands instead of running them; NAME is the run's, where there are several.
 CLOUD = .venv/bin/python -m deploy.gcp $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 NAMED = $(if $(NAME),--name $(NAME))
+# Container images: of tpu, cuda, cpu and controller.
+TARGETS ?= tpu controller
+IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMAGE_REPOSITORY)" --tag "$(IMAGE_TAG)" \
+  --targets "$(TARGETS)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,16 +23,20 @@ demo: $(READY) ## train a tiny base model on this machine, minutes, and write it
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
 
 test: lint ## all checks and tests
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -m "not image"
 
 test-fast: $(READY) ## the tests that take seconds
-	.venv/bin/python -m pytest -q -m "not slow"
+	.venv/bin/python -m pytest -q -m "not slow and not image"
+
+test-image: $(READY) ## build the controller's and the cpu image without an engine, and look at them (Debian, root)
+	.venv/bin/python -m pytest -q -rs -s -m image tests/images
 
 lint: $(READY) ## ruff, mypy and the import layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+	.venv/bin/hadolint deploy/images/Dockerfile.*
 
 bench: $(READY) ## measure this machine: throughput, loader, corpus, checkpoints
 	.venv/bin/python -m tests.bench
@@ -58,6 +66,12 @@ chat: $(READY) ## talk to the agent of a run: RUN=gs://bucket/name, or a folder
 	@test -n "$(RUN)" || { echo "which run? make chat RUN=gs://bucket/name"; exit 2; }
 	@.venv/bin/nanocode chat $(RUN)
 
+image: ## build the images of TARGETS; BUILDER=docker|podman|buildah|cloudbuild, DRY_RUN=1 prints the commands
+	@$(IMAGES) build
+
+push: ## the same, and push them to IMAGE_REPOSITORY
+	@$(IMAGES) push
+
 clean: ## remove the environment and every cache, but no run
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
@@ -70,5 +84,5 @@ $(READY): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRA)]"
 	@touch $@
 
-.PHONY: help demo test test-fast lint bench clean gcp-setup deploy-demo deploy-d12 deploy-d20 deploy-d24 \
-  undeploy status suspend resume cancel logs chat
+.PHONY: help demo test test-fast test-image lint bench image push clean gcp-setup deploy-demo deploy-d12 deploy-d20 \
+  deploy-d24 undeploy status suspend resume cancel logs chat
