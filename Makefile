@@ -10,7 +10,7 @@ READY := .venv/ready-$(EXTRA)
 DEMO_RUN ?= runs/demo
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny base model on this machine, minutes, and write its report
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
@@ -20,6 +20,15 @@ test: lint ## all checks and tests
 
 test-fast: $(READY) ## the tests that take seconds
 	.venv/bin/python -m pytest -q -m "not slow"
+
+test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
+	.venv/bin/python -m pytest -q -m cluster tests/cluster
+
+cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes on this machine, to play with
+	@.venv/bin/python -m tests.cluster up
+
+cluster-down: $(READY) ## end it
+	@.venv/bin/python -m tests.cluster down
 
 lint: $(READY) ## ruff, mypy and the import layers
 	.venv/bin/ruff check .
@@ -42,4 +51,4 @@ $(READY): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRA)]"
 	@touch $@
 
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast test-cluster cluster-up cluster-down lint bench clean

@@ -89,7 +89,9 @@ def _require_go() -> None:
     if shutil.which("go") is None:
         raise NoGoToolchain(f"there is no Go here, and {advice}")
     # Inside the module's folder go itself compares its version with go.mod's, and fetches a newer one where it may.
-    asked = subprocess.run(["go", "env", "GOVERSION"], cwd=TOOLS / "kubernetes", capture_output=True, text=True)
+    asked = subprocess.run(
+        ["go", "env", "GOVERSION"], check=False, cwd=TOOLS / "kubernetes", capture_output=True, text=True
+    )
     if asked.returncode:
         raise NoGoToolchain(f"{asked.stderr.strip().splitlines()[-1]}; {advice}")
 
@@ -98,8 +100,27 @@ def _build(name: str, folder: Path) -> None:
     module, package = PROGRAMS[name]
     unfinished = folder / f".{name}"
     flags = " ".join(["-s", "-w", *(f"-X {variable}={value}" for variable, value in _stamps().items())])
-    command = ["nice", "go", "build", "-trimpath", "-buildvcs=false", "-p=2", "-ldflags", flags, "-o", str(unfinished), package]
-    done = subprocess.run(command, cwd=TOOLS / module, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True)
+    command = [
+        "nice",
+        "go",
+        "build",
+        "-trimpath",
+        "-buildvcs=false",
+        "-p=2",
+        "-ldflags",
+        flags,
+        "-o",
+        str(unfinished),
+        package,
+    ]
+    done = subprocess.run(
+        command,
+        check=False,
+        cwd=TOOLS / module,
+        env={**os.environ, "CGO_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise RuntimeError(f"go could not build {name}:\n{done.stderr[-4000:]}")
     unfinished.rename(folder / name)
