@@ -21,7 +21,7 @@ from tests.cluster.binaries import binaries, pinned
 from tests.cluster.control_plane import ControlPlane, Timings
 from tests.cluster.images import Images
 from tests.cluster.kubelet import PREEMPTION_SECONDS, Kubelet, Site
-from tests.cluster.log_server import LogServer, use_of
+from tests.cluster.log_server import LogServer
 from tests.cluster.names import Names
 from tests.cluster.node import Node
 from tests.cluster.processes import wait_until
@@ -68,7 +68,7 @@ class Cluster:
             self.control_plane.stop()
             raise
         self._names = Names(self.api)
-        self._logs = LogServer(self.control_plane.authority, self._find, self._usage)
+        self._logs = LogServer(self.control_plane.authority, self._find)
         nodes = self.folder / "nodes"
         nodes.mkdir(mode=0o711)
         self._site = Site(
@@ -153,6 +153,18 @@ class Cluster:
     def apply(self, *manifests: Json) -> None:
         self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in manifests))
 
+    def usage(self) -> dict[tuple[str, str, str], tuple[int, float]]:
+        """(namespace, pod, container) -> resident bytes and processor seconds, of all that runs."""
+        used = {}
+        for kubelet in list(self.kubelets.values()):
+            for worker in list(kubelet.workers.values()):
+                for spec in worker.pod["spec"]["containers"]:
+                    slot = worker.slot(spec["name"])
+                    if slot is not None and slot.container is not None:
+                        metadata = worker.pod["metadata"]
+                        used[metadata["namespace"], metadata["name"], spec["name"]] = slot.container.usage()
+        return used
+
     def _takes_pods(self, node: Node) -> bool:
         found = self.api.get(f"/api/v1/nodes/{node.name}")
         return not any(t["key"].startswith("node.kubernetes.io/") for t in found["spec"].get("taints") or ())
@@ -166,30 +178,6 @@ class Cluster:
                         raise LookupError(f"node {kubelet.node.name} does not answer")
                     return worker.slot(container)
         return None
-
-    def _usage(self) -> Json:
-        """A small part of kubelet.config.k8s.io's stats summary: memory and processor time by container."""
-        pods = []
-        for kubelet in list(self.kubelets.values()):
-            for worker in list(kubelet.workers.values()):
-                containers = []
-                for spec in worker.pod["spec"]["containers"]:
-                    slot = worker.slot(spec["name"])
-                    if slot is None or slot.container is None:
-                        continue
-                    memory, seconds = use_of(slot.container.pid)
-                    containers.append(
-                        {
-                            "name": spec["name"],
-                            "memory": {"workingSetBytes": memory},
-                            "cpu": {"usageCoreNanoSeconds": int(seconds * 1e9)},
-                        }
-                    )
-                metadata = worker.pod["metadata"]
-                pods.append(
-                    {"podRef": {key: metadata[key] for key in ("name", "namespace", "uid")}, "containers": containers}
-                )
-        return {"pods": pods}
 
     def _keep_names(self) -> None:
         """Services come and go without a node being told."""

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tests.cluster.images import Image
 from tests.cluster.processes import fork, kill
 
@@ -71,6 +73,23 @@ class Container:
         if code is not None and self.finished is None:
             self.finished = time.time()
         return code if code is None or code >= 0 else 128 - code
+
+    def usage(self) -> tuple[int, float]:
+        """Resident bytes and processor seconds of what runs in it now."""
+        try:
+            top = psutil.Process(self.pid)
+            family = [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0, 0.0
+        memory, seconds = 0, 0.0
+        for one in family:
+            try:
+                memory += one.memory_info().rss
+                times = one.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            seconds += times.user + times.system
+        return memory, seconds
 
     def signal(self, number: int) -> None:
         """As a container runtime does, to process 1: without a handler of its own it ignores all but SIGKILL (pid_namespaces(7))."""

@@ -1,13 +1,10 @@
-"""The part of a kubelet's API that the API server proxies: container logs and use of resources.
+"""The part of a kubelet's API that `kubectl logs` needs: the API server asks it for `/containerLogs/NS/POD/CONTAINER`.
 
-`/containerLogs/NS/POD/CONTAINER` is what `kubectl logs` reads
-(kubernetes.io/docs/concepts/cluster-administration/logging), `/stats/summary` is
-kubernetes.io/docs/reference/instrumentation/node-metrics. One server answers for all nodes; callers need a certificate of
-the cluster's authority.
+kubernetes.io/docs/concepts/architecture/control-plane-node-communication, "API server to kubelet". One server answers for
+all nodes; callers need a certificate of the cluster's authority.
 """
 
 import http.server
-import json
 import ssl
 import threading
 import time
@@ -16,9 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import psutil
-
-from tests.cluster.access import Json
 from tests.cluster.certificates import Authority
 from tests.cluster.slots import Slot
 
@@ -28,13 +22,13 @@ POLL_SECONDS = 0.1
 
 
 class LogServer:
-    """`usage()` gives what `/stats/summary` says."""
+    """Listens on loopback from the start, at `port`."""
 
-    def __init__(self, authority: Authority, find: Find, usage: Callable[[], Json]) -> None:
+    def __init__(self, authority: Authority, find: Find) -> None:
         class Handler(_Handler):
             pass
 
-        Handler.find, Handler.usage = staticmethod(find), staticmethod(usage)
+        Handler.find = staticmethod(find)
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         serving = authority.issue("kubelet", addresses=("127.0.0.1",))
@@ -54,15 +48,12 @@ class LogServer:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     find: Find
-    usage: Callable[[], Json]
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         match url.path.strip("/").split("/"):
             case ["containerLogs", namespace, pod, container]:
                 self._logs(namespace, pod, container, {key: values[-1] for key, values in parse_qs(url.query).items()})
-            case ["stats", "summary"]:
-                self._answer(200, json.dumps(self.usage()), "application/json")
             case _:
                 self._answer(501, f"this kubelet serves no {url.path}")
 
@@ -94,10 +85,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 break
         self.wfile.write(b"0\r\n\r\n")
 
-    def _answer(self, code: int, text: str, kind: str = "text/plain") -> None:
+    def _answer(self, code: int, text: str) -> None:
         body = text.encode()
         self.send_response(code)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -121,21 +112,3 @@ def lines_of(log: Path, slot: Slot, follow: bool, tail: int | None) -> Iterator[
             if ended or not follow:
                 return
             time.sleep(POLL_SECONDS)
-
-
-def use_of(pid: int) -> tuple[int, float]:
-    """(resident bytes, processor seconds) of a process and all below it."""
-    try:
-        top = psutil.Process(pid)
-        family = [top, *top.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0, 0.0
-    memory, seconds = 0, 0.0
-    for one in family:
-        try:
-            memory += one.memory_info().rss
-            times = one.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        seconds += times.user + times.system
-    return memory, seconds
