@@ -336,9 +336,8 @@ def test_it_is_known_what_a_container_uses(cluster: Cluster, namespace: str) -> 
     cluster.apply(pod(namespace, "busy", pod_spec(container("while :; do :; done"))))
     wait_for_phase(cluster, namespace, "busy", "Running")
 
-    memory, _ = wait_until(
-        "it has worked", lambda: (used := cluster.usage()[namespace, "busy", "main"])[1] > 0.2 and used
-    )
+    wait_until("it has worked", lambda: cluster.usage()[namespace, "busy", "main"][1] > 0.2)
+    memory, _ = cluster.usage()[namespace, "busy", "main"]
     assert 0 < memory < 1 << 28
     cluster.kubectl("-n", namespace, "delete", "pod", "busy", "--grace-period=1")
 
