@@ -22,9 +22,9 @@ from tests.cluster.cluster import Cluster, Missing, require_programs
 from tests.cluster.images import Images
 from tests.cluster.node import Node, cpu_node, v6e_node
 
-FOLDER = Path("build/cluster")
+FOLDER = Path(".cluster")
 """pid, kubeconfig and log of the cluster that runs for this checkout."""
-IMAGES = Path("build/images")
+IMAGES = FOLDER / "images"
 """Images that are found here can be run; see `tests.cluster.images` for the layout."""
 FAULT = "nanocode.dev/fault"
 REPLACEMENT_SECONDS = 20.0
