@@ -1,7 +1,8 @@
 """What GKE's admission webhook puts into the containers that ask for TPU chips.
 
-cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice, "environment variables": an Indexed Job's pods learn their
-index and all their peers' names, if the Job has more than one pod and the pods have a subdomain; others see one worker.
+cloud.google.com/kubernetes-engine/docs/how-to/tpus, "TPU_WORKER_ID and TPU_WORKER_HOSTNAMES" (quoted in the README of
+pkg.go.dev/github.com/abatilo/gke-tpu-env-injector): a mutating webhook injects them "when a Job is created with the
+completionMode: Indexed, subdomain, parallelism > 1, and requesting google.com/tpu". Others see a slice of one host.
 """
 
 from tests.cluster.access import Api, Json

@@ -191,7 +191,7 @@ class PodWorker(threading.Thread):
             self._surroundings = self._make_surroundings()
         except (Unresolved, Refused, *UNREACHABLE) as problem:
             self._note("Warning", "FailedMount", f"MountVolume.SetUp failed: {problem}")
-            self._next_mount = time.time() + 2.0
+            self._next_mount = time.time() + 0.5
             return False
         self._mounted = True
         return True
