@@ -106,7 +106,8 @@ class Cluster:
 
     def preempt(self, name: str, seconds: float = PREEMPTION_SECONDS) -> None:
         """A spot node is reclaimed with notice; returns when its object is gone, after at most `seconds` and a little."""
-        self.kubelets.pop(name).preempt(seconds)
+        self.kubelets[name].preempt(seconds)
+        del self.kubelets[name]
 
     def vanish(self, name: str) -> None:
         """A node is gone without notice. Its object stays until `forget`."""
