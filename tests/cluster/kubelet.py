@@ -21,6 +21,7 @@ from tests.cluster.processes import wait_until
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 RENEW_SECONDS = 2.0
 """A kubelet's is 10 s (kubernetes.io/docs/concepts/architecture/leases); the silence that counts is shorter here too."""
+REPORT_SECONDS = 10.0
 PREEMPTION_SECONDS = 15.0
 """What user pods get on a spot VM (cloud.google.com/kubernetes-engine/docs/concepts/spot-vms, "termination and graceful shutdown")."""
 IMPENDING = {"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule"}
@@ -56,7 +57,7 @@ class Kubelet:
             node.name, "127.0.0.1", folder, api, site.cloud, site.api_server, site.images, site.names, self._hung
         )
         self._threads = [
-            threading.Thread(target=self._renew_lease, name=f"lease {node.name}", daemon=True),
+            threading.Thread(target=self._heartbeat, name=f"lease {node.name}", daemon=True),
             threading.Thread(target=self._follow_pods, name=f"pods {node.name}", daemon=True),
         ]
 
@@ -67,6 +68,7 @@ class Kubelet:
 
     def start(self) -> None:
         self._site.cloud.create("/api/v1/nodes", self.node.manifest())
+        self._renew_lease()
         self._report(ready=True)
         for thread in self._threads:
             thread.start()
@@ -121,26 +123,37 @@ class Kubelet:
         for thread in self._threads:
             thread.join(0.1)  # a watch may wait for its server; it is a daemon
 
-    def _renew_lease(self) -> None:
-        path, renewed = f"{LEASES}/{self.node.name}", False
-        while not self._over.wait(RENEW_SECONDS if renewed else 0.2):
-            if self._hung.is_set():
-                continue
-            spec = {"holderIdentity": self.node.name, "leaseDurationSeconds": 40, "renewTime": _micro_time()}
-            try:
-                self._api.patch(path, {"spec": spec})
-                renewed = True
-            except Refused as problem:
-                if problem.code == 404:
-                    self._create_lease(spec)
-            except UNREACHABLE:
-                renewed = False
+    def _heartbeat(self) -> None:
+        """The lease every few seconds; the status now and then, and at once when the node has been silent.
 
-    def _create_lease(self, spec: Json) -> None:
+        kubernetes.io/docs/reference/node/node-status, "heartbeats".
+        """
+        silent, next_report = False, time.time() + REPORT_SECONDS
+        while not self._over.wait(0.2 if silent else RENEW_SECONDS):
+            if self._hung.is_set():
+                silent = True
+                continue
+            try:
+                self._renew_lease()
+                if silent or time.time() > next_report:
+                    self._report(ready=not self._draining)
+                    next_report = time.time() + REPORT_SECONDS
+                if silent:
+                    # What the control plane has written about pods of a silent node is set right.
+                    for worker in list(self.workers.values()):
+                        worker.report_anew()
+                silent = False
+            except (Refused, *UNREACHABLE):
+                silent = True
+
+    def _renew_lease(self) -> None:
+        spec = {"holderIdentity": self.node.name, "leaseDurationSeconds": 40, "renewTime": _micro_time()}
         try:
+            self._api.patch(f"{LEASES}/{self.node.name}", {"spec": spec})
+        except Refused as problem:
+            if problem.code != 404:
+                raise
             self._api.create(LEASES, {"metadata": {"name": self.node.name}, "spec": spec})
-        except (Refused, *UNREACHABLE):
-            return  # at the next round
 
     def _follow_pods(self) -> None:
         while not self._over.is_set():

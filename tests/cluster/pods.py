@@ -91,6 +91,11 @@ class PodWorker(threading.Thread):
         """Whether nothing of it runs any more, and its last status is reported."""
         return self._finished() and self._reported.get("phase") in ("Succeeded", "Failed")
 
+    def report_anew(self) -> None:
+        """Says its status again, whatever was said before."""
+        self._reported = {}
+        self._wake.set()
+
     def vanish(self) -> None:
         """Every process ends at this instant."""
         self._vanished = True
@@ -108,6 +113,8 @@ class PodWorker(threading.Thread):
             self.vanish()
             raise
         finally:
+            for slot in (*self._init, *self._main):
+                slot.reap()
             self._host.names.forget(self.pod)
             self._volumes.remove()
 

@@ -59,14 +59,20 @@ class Slot:
             return
         if self.container is not None:
             code = self.container.exit_code()
-            if code is not None:
-                self._end(code)
-        elif time.time() >= self._next:
+            if code is None:
+                return
+            self._end(code)
+        if self.ended is None and time.time() >= self._next:
             self._start(plan)
 
     def stop(self, number: int) -> None:
         if self.container is not None and self.ended is None:
             self.container.signal(number)
+
+    def reap(self) -> None:
+        """Waits for a container that was killed."""
+        if self.container is not None:
+            self.container.runtime.wait()
 
     def close(self, code: int = 137) -> None:
         """The pod ends: no further start, and a container that never ran is one that was ended."""
