@@ -6,13 +6,13 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
-from jobs.stage import read_settings
 from nanocode.agent.policies import make_engine
 from nanocode.config.settings import Settings
 from nanocode.generate.engine import Engine
 from nanocode.model.transformer import Transformer, parameters
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train.checkpoints import restore_weights

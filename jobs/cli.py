@@ -62,13 +62,13 @@ def _retry(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from jobs.status import Status
+    from nanocode.run.status import Status
 
     status = Status(options.run_dir)
     if options.json:
         print(json.dumps(status.read(), indent=1))
     elif options.metrics:
-        from jobs.exposition import exposition
+        from nanocode.run.exposition import exposition
 
         print(exposition(status.read()), end="")
     else:

@@ -10,13 +10,13 @@ from typing import Any
 from deploy.local.chaos import parse_chaos, supervise
 from deploy.local.loop import control
 from jobs.console import set_up_logging
-from nanocode.config.settings import Settings, from_yaml, load
+from nanocode.config.settings import Settings
+from nanocode.run import settling
 from nanocode.run.attempts import End, recorded
-from nanocode.run.digests import digests_beside, embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
-from nanocode.run.exits import ConfigurationError, Exit, UsageError
-from nanocode.run.graph import STAGES, Stage, order, select
-from nanocode.run.intent import change_intent, earlier_intents, forgive
+from nanocode.run.exits import Exit, UsageError
+from nanocode.run.graph import Stage, order, select
+from nanocode.run.intent import change_intent, forgive
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import open_store
 
@@ -25,7 +25,7 @@ def dry_run(location: str, preset: str | None, overrides: Sequence[str], config:
     """Print what synth would make, take and spend; nothing is written and nobody is asked."""
     from nanocode.synth.plan import plan
 
-    settings, _ = proposed(RunDirectory(open_store(location)), preset, overrides, config)
+    settings, _ = settling.proposed(RunDirectory(open_store(location)), preset, overrides, config)
     print(plan(settings))
     return Exit.DONE
 
@@ -45,7 +45,7 @@ def run(
     directory = RunDirectory(open_store(location))
     settings = settle(directory, preset, overrides, config, yes)
     code: int = Exit.DONE
-    if not all(_is_done(directory, stage, settings) for stage in chosen):
+    if not all(settling.is_done(directory, stage, settings) for stage in chosen):
         wanted = tuple(stage.name for stage in chosen) if stages else ()
         change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
         _tell_of_others(directory, chosen)
@@ -63,79 +63,16 @@ def settle(
 
     Names the stages that become stale, and asks, or needs `--yes`.
     """
-    settings, before = proposed(directory, preset, overrides, config)
-    if before is not None:
-        _accept_stale(directory, settings, yes)
-    if settings != before:
-        directory.add_config(settings.to_yaml())
-    return settings
 
+    def accept(line: str) -> None:
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError(f"{line}; say --yes to go on, or put them back as they were")
+        if input(f"{line}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UsageError("nothing was changed")
 
-def proposed(
-    directory: RunDirectory, preset: str | None, overrides: Sequence[str], config: Path | None
-) -> tuple[Settings, Settings | None]:
-    """The settings that are asked for, and those the run has; refuses another preset or model, and writes nothing."""
-    current = directory.latest_config()
-    if current is None:
-        settings = pinned(load(preset, overrides, config), directory)
-        stage_digests(settings, directory)  # a source that is not there is refused before anything is written
-        return settings, None
-    number, text = current
-    before = from_yaml(text, f"{directory.store.url}/config/{number}.yaml")
-    settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
-    if settings.preset != before.preset:
-        raise ConfigurationError(
-            f"{directory.store.url} is a run of preset {before.preset}, not {settings.preset}: "
-            "choose another run directory"
-        )
-    if settings.model != before.model:
-        changed = [key for key, value in settings.model if value != getattr(before.model, key)]
-        raise ConfigurationError(
-            f"model.{changed[0]} {getattr(settings.model, changed[0])} is another model than this run's "
-            f"({getattr(before.model, changed[0])}): choose another run directory"
-        )
-    return pinned(settings, directory), before
-
-
-def pinned(settings: Settings, directory: RunDirectory) -> Settings:
-    """The settings with every embedded source at a revision: the one that made what is done, else today's."""
-    embedded = [source for source in settings.corpus.sources if source.location == "embedded"]
-    if not embedded or (all(source.revision for source in embedded) and _is_in_use(settings, directory)):
-        return settings
-    sources = tuple(
-        source.model_copy(update={"revision": embedded_revision()}) if source in embedded else source
-        for source in settings.corpus.sources
-    )
-    return settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"sources": sources})})
-
-
-def _is_in_use(settings: Settings, directory: RunDirectory) -> bool:
-    """Whether corpus or pretrain is done with these sources; an imported run has no corpus when it begins."""
-    return any(_is_done(directory, STAGES[name], settings) for name in ("corpus", "pretrain"))
-
-
-def _accept_stale(directory: RunDirectory, settings: Settings, yes: bool) -> None:
-    digests = stage_digests(settings, directory)
-    markers = {name: directory.done(name) for name in order() if not STAGES[name].reads_what_is_there}
-    accepted = [digests] + [digests_beside(settings, directory.done, one.again) for one in earlier_intents(directory)]
-    stale = [
-        name
-        for name, marker in markers.items()
-        # What `nanocode retry` has made stale was asked for.
-        if marker is not None and not any(marker.input_digest == current[name] for current in accepted)
-    ]
-    if not stale or yes:
-        return
-    line = f"settings or sources have changed and make {', '.join(stale)} stale: they run again, what they made is kept"
-    if not sys.stdin.isatty():
-        raise UsageError(f"{line}; say --yes to go on, or put them back as they were")
-    if input(f"{line}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was changed")
-
-
-def _is_done(directory: RunDirectory, stage: Stage, settings: Settings) -> bool:
-    marker = directory.done(stage.name)
-    return marker is not None and marker.input_digest == stage_digests(settings, directory)[stage.name]
+    return settling.settle(directory, *settling.proposed(directory, preset, overrides, config), accept)
 
 
 def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:

@@ -23,13 +23,14 @@ import structlog
 from pydantic import JsonValue, ValidationError
 
 from jobs.console import Display, hide_late_writes, set_up_logging
-from nanocode.config.settings import Settings, from_yaml
+from nanocode.config.settings import Settings
 from nanocode.run.attempts import superseded
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
 from nanocode.run.segments import KINDS, SegmentWriter, read_segments
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
 
@@ -229,17 +230,6 @@ def other_seconds(task: Task) -> float:
             claimed = claim.claimed.timestamp()
             total += max((float(one["time"]) for one in records), default=claimed) - claimed
     return total
-
-
-def read_settings(run: RunDirectory) -> Settings:
-    """The configuration that counts; `ConfigurationError` where there is none."""
-    config = run.latest_config()
-    if config is None:
-        raise ConfigurationError(
-            f"{run.store.url} has no configuration: begin with `nanocode run --preset demo --run-dir {run.store.url}`"
-        )
-    number, text = config
-    return from_yaml(text, f"{run.store.url}/config/{number}.yaml")
 
 
 def versions() -> dict[str, str]:

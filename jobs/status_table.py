@@ -75,7 +75,8 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for stage in found["stages"]:
         table.add_row(stage["name"], _state(stage["state"]), *(cell(stage) for _, cell in shown))
-    reasons = [Text(f"{one['name']}: {one['reason']}", style="dim") for one in found["stages"] if one["reason"]]
+    telling = [one for one in found["stages"] if one["reason"] and one["state"] != "waiting"]
+    reasons = [Text(f"{one['name']}: {one['reason']}", style="dim") for one in telling]
     return Group(title, table, *reasons)
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import tokenizers
 from jaxtyping import PyTree
 
-from jobs.local import pinned
-from jobs.stage import read_settings, versions
+from jobs.stage import versions
 from nanocode.config.settings import load
 from nanocode.model import huggingface
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.special import ASSISTANT_END, BOS, SPECIAL_TOKENS
 from nanocode.text.tokenizer import Tokenizer

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from jobs.stage import read_settings
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
 from nanocode.run.graph import downstream, order, select
 from nanocode.run.intent import begun_again, change_intent, forgive, latest_intent
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 
 

@@ -20,7 +20,6 @@ import pytest
 import yaml
 
 from jobs import cli
-from jobs.local import pinned
 from nanocode.agent.conversation import Message, Result, Step, User, parse
 from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.agent.soul import CHECKS, parse_soul, read_soul
@@ -31,6 +30,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker
 from nanocode.run.exits import Exit
 from nanocode.run.graph import STAGES, downstream, order
+from nanocode.run.settling import pinned
 from nanocode.tasks.families import TRAINED, TRANSFER
 from nanocode.text.tokenizer import Tokenizer, train
 from tests.jobs.runs import environment, nanocode

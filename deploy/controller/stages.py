@@ -59,7 +59,7 @@ def missing(stage: Stage, seen: Observed) -> str:
         if other.name in stage.reads and not other.done
         if not stage.reads_what_is_there or asked_for(seen, other.name)
     ]
-    return f"for {', '.join(names)}" if names else ""
+    return f"waits for {', '.join(names)}" if names else ""
 
 
 def state_of_live(stage: Stage) -> StageState | None:
@@ -69,8 +69,7 @@ def state_of_live(stage: Stage) -> StageState | None:
         return None
     if live.stop is not None:
         return StageState(State.RUNNING, f"attempt {live.number} was told to leave: {live.stop.reason}")
-    state = State.RUNNING if live.first_step is not None else State.STARTING
-    return StageState(state, f"attempt {live.number}")
+    return StageState(State.RUNNING if live.first_step is not None else State.STARTING)
 
 
 def live_actions(

@@ -10,11 +10,11 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from jobs.stage import read_settings
 from nanocode.config.settings import load
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
 from nanocode.run.directory import RunDirectory
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes

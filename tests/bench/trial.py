@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jobs.agent_evaluation import TASKS_AT_ONCE
 from jobs.agent_model import load_weights
 from jobs.console import Display
-from jobs.stage import Outcome, Task, read_settings
+from jobs.stage import Outcome, Task
 from nanocode.agent.policies import EnginePolicy, make_engine
 from nanocode.agent.soul import Soul
 from nanocode.config.settings import Settings
@@ -25,6 +25,7 @@ from nanocode.evals.agent import TaskResult
 from nanocode.generate.engine import Engine
 from nanocode.model.transformer import Transformer
 from nanocode.run.directory import Marker, RunDirectory
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train.preemption import Preemption

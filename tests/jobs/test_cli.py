@@ -13,7 +13,7 @@ import pytest
 from jobs import local
 from jobs.cli import main, settings_help
 from nanocode.config.settings import known_keys, load
-from nanocode.run import digests
+from nanocode.run import digests, settling
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
@@ -121,7 +121,7 @@ def test_installing_a_package_later_makes_nothing_stale(tmp_path: Path, monkeypa
     now = datetime.now(UTC)
     for stage in ("tokenizer", "corpus"):
         directory.finish(stage, Marker(stage=stage, input_digest=wanted[stage], attempt=1, started=now, ended=now))
-    monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)
+    monkeypatch.setattr(settling, "embedded_revision", lambda: "f" * 32)
     monkeypatch.setattr("nanocode.run.digests.embedded_revision", lambda: "f" * 32)
     assert local.settle(directory, None, [], None, yes=False) == first
     other = RunDirectory(open_store(tmp_path / "other"))
@@ -264,7 +264,7 @@ def test_imported_weights_stay_when_the_run_goes_on(
     assert imported is not None
     go_on = ["run", "--run-dir", str(run), "--stages", "tokenizer,pretrain"]
     assert main(go_on) == Exit.DONE
-    monkeypatch.setattr(local, "embedded_revision", lambda: "f" * 32)  # a package was installed
+    monkeypatch.setattr(settling, "embedded_revision", lambda: "f" * 32)  # a package was installed
     assert main(go_on) == Exit.DONE
     assert directory(run).done("pretrain") == imported
 

@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jobs.stage import read_settings
 from nanocode.run.digests import stage_digests
 from nanocode.run.exits import Exit
 from nanocode.run.history import stage_ledger
+from nanocode.run.settling import read_settings
 from nanocode.run.spans import Kind
 from tests.jobs.runs import STEPS, directory, environment, job, nanocode, steps_of, together
 

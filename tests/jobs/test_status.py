@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import local, status
-from jobs.exposition import exposition
+from jobs import local
 from jobs.status_table import table
 from nanocode.config.settings import load
+from nanocode.run import status
 from nanocode.run.attempts import End, Ending, ExitRecord, record
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
+from nanocode.run.exposition import exposition
 from nanocode.run.segments import SegmentWriter
+from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
 
 HELD_BY_NOBODY = "elsewhere:1"
@@ -29,7 +31,7 @@ HELD_BY_NOBODY = "elsewhere:1"
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(open_store(tmp_path / "run"))
-    run.add_config(local.pinned(load("demo", environment={}), run).to_yaml())
+    run.add_config(pinned(load("demo", environment={}), run).to_yaml())
     return run
 
 
@@ -44,7 +46,7 @@ def attempt(run: RunDirectory, last_step: int, seconds_ago: float = 0.0, who: st
 
 
 def digest(run: RunDirectory) -> str:
-    return stage_digests(status.read_settings(run), run)["pretrain"]
+    return stage_digests(read_settings(run), run)["pretrain"]
 
 
 def pretrain(run: RunDirectory) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def stage(run: RunDirectory, name: str) -> dict[str, Any]:
 
 
 def test_fine_tuning_shows_its_steps_and_the_time_left_at_its_recent_speed(run: RunDirectory) -> None:
-    run.claim("sft", stage_digests(status.read_settings(run), run)["sft"], HELD_BY_NOBODY)
+    run.claim("sft", stage_digests(read_settings(run), run)["sft"], HELD_BY_NOBODY)
     now = time.time()
     write(run, "sft", "metrics", {"kind": "step", "step": 19, "loss": 0.5}, timed(now - 20, 10), timed(now, 20))
     shown = stage(run, "sft")
@@ -126,7 +128,7 @@ def test_fine_tuning_shows_its_steps_and_the_time_left_at_its_recent_speed(run: 
 
 
 def test_a_stage_without_steps_shows_its_last_progress(run: RunDirectory) -> None:
-    run.claim("synth", stage_digests(status.read_settings(run), run)["synth"], HELD_BY_NOBODY)
+    run.claim("synth", stage_digests(read_settings(run), run)["synth"], HELD_BY_NOBODY)
     now = time.time()
     progress = {"kind": "progress", "phase": "playing", "total": 200, "unit": "scenarios"}
     write(run, "synth", "events", {**progress, "done": 50, "time": now - 10}, {**progress, "done": 100, "time": now})

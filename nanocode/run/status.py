@@ -1,4 +1,4 @@
-"""`nanocode status`: what the run directory says about each stage. `status_table` shows it to people.
+"""What the run directory says about each stage: `nanocode status`, and the status of a TrainingRun.
 
 States are the controller's where it wrote them a moment ago, or where it rests for good; else what the directory shows.
 """
@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.stage import read_settings
 from nanocode.config.settings import Settings
 from nanocode.run.attempts import Ending
 from nanocode.run.digests import stage_digests
@@ -18,6 +17,7 @@ from nanocode.run.graph import STAGES, order
 from nanocode.run.history import ending, stage_ledger
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.run.segments import newest_first
+from nanocode.run.settling import read_settings
 from nanocode.run.spans import Kind
 from nanocode.storage.objects import NotFound, open_store
 from nanocode.storage.remembered import remembered

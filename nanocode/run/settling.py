@@ -1,0 +1,114 @@
+"""Which configuration of a run counts, and what a new one may change: whoever starts a run settles that first.
+
+Another preset or another model is another run, and is refused. Other settings that make finished stages stale need
+somebody's word; what those stages have made is kept.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nanocode.config.settings import Settings, from_yaml, load
+from nanocode.run.digests import digests_beside, embedded_revision, stage_digests
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import ConfigurationError
+from nanocode.run.graph import STAGES, Stage, order
+from nanocode.run.intent import earlier_intents
+
+
+def read_settings(run: RunDirectory) -> Settings:
+    """The configuration that counts; `ConfigurationError` where there is none."""
+    settings = latest_settings(run)
+    if settings is None:
+        raise ConfigurationError(
+            f"{run.store.url} has no configuration: begin with `nanocode run --preset demo --run-dir {run.store.url}`"
+        )
+    return settings
+
+
+def latest_settings(run: RunDirectory) -> Settings | None:
+    """The same; None in a new run directory."""
+    config = run.latest_config()
+    return from_yaml(config[1], f"{run.store.url}/config/{config[0]}.yaml") if config is not None else None
+
+
+def proposed(
+    run: RunDirectory, preset: str | None, overrides: Sequence[str], config: Path | None
+) -> tuple[Settings, Settings | None]:
+    """The settings that are asked for, on top of those the run has, and those; writes nothing."""
+    before = latest_settings(run)
+    if before is None:
+        settings = pinned(load(preset, overrides, config), run)
+        stage_digests(settings, run)  # a source that is not there is refused before anything is written
+        return settings, None
+    settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
+    refuse_another(run, settings, before)
+    return pinned(settings, run), before
+
+
+def settle(
+    run: RunDirectory, settings: Settings, before: Settings | None, accept_stale: Callable[[str], None]
+) -> Settings:
+    """Make these settings the ones that count, if they are others than before.
+
+    Where finished stages become stale, `accept_stale` is told so in one line, and raises where nobody agrees.
+    """
+    if before is not None and (stale := stale_stages(run, settings)):
+        names = ", ".join(stale)
+        accept_stale(f"settings or sources have changed and make {names} stale: they run again, what they made is kept")
+    if settings != before:
+        run.add_config(settings.to_yaml())
+    return settings
+
+
+def refuse_another(run: RunDirectory, settings: Settings, before: Settings) -> None:
+    """`ConfigurationError` for another preset or model than the run's."""
+    if settings.preset != before.preset:
+        raise ConfigurationError(
+            f"{run.store.url} is a run of preset {before.preset}, not {settings.preset}: choose another run directory"
+        )
+    if settings.model != before.model:
+        changed = [key for key, value in settings.model if value != getattr(before.model, key)]
+        raise ConfigurationError(
+            f"model.{changed[0]} {getattr(settings.model, changed[0])} is another model than this run's "
+            f"({getattr(before.model, changed[0])}): choose another run directory"
+        )
+
+
+def pinned(settings: Settings, run: RunDirectory) -> Settings:
+    """The settings with every embedded source at a revision: the one that made what is done, else today's."""
+    embedded = [source for source in settings.corpus.sources if source.location == "embedded"]
+    if not embedded or (all(source.revision for source in embedded) and _is_in_use(settings, run)):
+        return settings
+    return with_revision(settings, embedded_revision())
+
+
+def with_revision(settings: Settings, revision: str) -> Settings:
+    """The settings with every embedded source at this revision."""
+    sources = tuple(
+        source.model_copy(update={"revision": revision}) if source.location == "embedded" else source
+        for source in settings.corpus.sources
+    )
+    return settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"sources": sources})})
+
+
+def stale_stages(run: RunDirectory, settings: Settings) -> list[str]:
+    """The finished stages that would run again under these settings, but for those that a user began again."""
+    digests = stage_digests(settings, run)
+    markers = {name: run.done(name) for name in order() if not STAGES[name].reads_what_is_there}
+    accepted = [digests] + [digests_beside(settings, run.done, one.again) for one in earlier_intents(run)]
+    return [
+        name
+        for name, marker in markers.items()
+        if marker is not None and not any(marker.input_digest == current[name] for current in accepted)
+    ]
+
+
+def is_done(run: RunDirectory, stage: Stage, settings: Settings) -> bool:
+    """Whether the stage's marker is there, and of these settings."""
+    marker = run.done(stage.name)
+    return marker is not None and marker.input_digest == stage_digests(settings, run)[stage.name]
+
+
+def _is_in_use(settings: Settings, run: RunDirectory) -> bool:
+    """Whether corpus or pretrain is done with these sources; an imported run has no corpus when it begins."""
+    return any(is_done(run, STAGES[name], settings) for name in ("corpus", "pretrain"))
