@@ -9,6 +9,7 @@ with Cluster(images=images) as cluster:
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -53,6 +54,9 @@ class Cluster:
         self.folder.mkdir(exist_ok=True)
         # Containers run as other users, and must be able to pass to their own folders.
         self.folder.chmod(0o711)
+        closed = [one for one in self.folder.resolve().parents if not one.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            raise ValueError(f"containers of other users cannot pass through {closed[-1]}: take another folder")
         plane = self.folder / "control-plane"
         plane.mkdir(mode=0o700)
         self.control_plane = ControlPlane(self.binaries, plane, timings or Timings())

@@ -359,17 +359,18 @@ root = Path(sys.argv[1]) / "root"
 root.mkdir()
 images = Images()
 images.add(host_image(root), "tools:1")
-with Cluster(images, folder=Path(sys.argv[1]) / "cluster") as cluster:
+with Cluster(images) as cluster:
     cluster.add(cpu_node("cpu-0"))
     cluster.apply(pod("default", "sleeps", pod_spec(container("sleep 1000"))))
     wait_until("it runs", lambda: cluster.api.get("/api/v1/namespaces/default/pods/sleeps")["status"]["phase"] == "Running")
-    print("running", flush=True)
+    print(cluster.folder, flush=True)
     time.sleep(600)
 """
-    tmp_path.chmod(0o711)
     owner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
-        assert owner.stdout is not None and owner.stdout.readline() == "running\n"
+        assert owner.stdout is not None
+        folder = Path(owner.stdout.readline().strip())
+        assert (folder / "control-plane").is_dir()
         family = psutil.Process(owner.pid).children(recursive=True)
         names = {process.name() for process in family}
         assert {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "bwrap", "sleep"} <= names
@@ -380,3 +381,4 @@ with Cluster(images, folder=Path(sys.argv[1]) / "cluster") as cluster:
             owner.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+    shutil.rmtree(folder)
