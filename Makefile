@@ -17,7 +17,7 @@ IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMA
   --targets "$(TARGETS)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny base model on this machine, minutes, and write its report
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
@@ -30,6 +30,15 @@ test-fast: $(READY) ## the tests that take seconds
 
 test-image: $(READY) ## build the controller's and the cpu image without an engine, and look at them (Debian, root)
 	.venv/bin/python -m pytest -q -rs -s -m image tests/images
+
+test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
+	.venv/bin/python -m pytest -q -m cluster tests/cluster
+
+cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes on this machine, to play with
+	@.venv/bin/python -m tests.cluster up
+
+cluster-down: $(READY) ## end it
+	@.venv/bin/python -m tests.cluster down
 
 lint: $(READY) ## ruff, mypy and the import layers
 	.venv/bin/ruff check .
@@ -84,5 +93,5 @@ $(READY): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRA)]"
 	@touch $@
 
-.PHONY: help demo test test-fast test-image lint bench image push clean gcp-setup deploy-demo deploy-d12 deploy-d20 \
-  deploy-d24 undeploy status suspend resume cancel logs chat
+.PHONY: help demo test test-fast test-image test-cluster cluster-up cluster-down lint bench image push clean gcp-setup \
+  deploy-demo deploy-d12 deploy-d20 deploy-d24 undeploy status suspend resume cancel logs chat
