@@ -22,7 +22,7 @@ test-fast: $(READY) ## the tests that take seconds
 	.venv/bin/python -m pytest -q -m "not slow"
 
 test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
-	.venv/bin/python -m pytest -q -m cluster tests/cluster
+	.venv/bin/python -m pytest -q -rs -m cluster tests/cluster
 
 cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes on this machine, to play with
 	@.venv/bin/python -m tests.cluster up

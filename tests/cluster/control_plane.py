@@ -105,7 +105,9 @@ class ControlPlane:
 
     def audit(self, user: str = "") -> Iterator[Request]:
         """The requests that were answered so far, of all users or one, oldest first."""
-        for line in self.audit_log.read_text().splitlines():
+        for line in self.audit_log.open():
+            if not line.endswith("\n"):
+                return  # it is being written
             event = json.loads(line)
             target = event.get("objectRef")
             if target is None or event["stage"] != "ResponseComplete":
@@ -199,6 +201,8 @@ class ControlPlane:
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit_log}",
             "--audit-log-mode=blocking",
+            # Megabytes: never rotated, or `audit` would miss what came before.
+            "--audit-log-maxsize=10000",
             "--shutdown-delay-duration=0s",
             "--profiling=false",
         ]

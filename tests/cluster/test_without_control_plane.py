@@ -1,5 +1,6 @@
 """The parts of a simulated node that are functions of their input."""
 
+import json
 import os
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_an_image_is_found_by_tag_and_by_digest_and_by_nothing_else() -> None:
         assert images.find(known) is not None
     for unknown in ("host:5000/nano/jobs", "host:5000/nano/jobs:2", f"nano/jobs@{digest}", "jobs:1"):
         assert images.find(unknown) is None
+
+
+def test_a_folder_describes_its_images_and_those_that_come_later(tmp_path: Path) -> None:
+    images = Images()
+    images.read(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    described = {"names": ["jobs:1"], "root": "jobs", "config": {"User": "1000:1001", "Env": ["A=b=c"]}}
+    (tmp_path / "jobs.json").write_text(json.dumps(described))
+    images.read(tmp_path)
+    found = images.find("jobs:1")
+    assert found is not None and found.root == tmp_path / "jobs"
+    assert found.user() == (1000, 1001) and found.environment == {"A": "b=c"}
 
 
 def test_a_link_of_an_image_does_not_lead_out_of_it(tmp_path: Path) -> None:
