@@ -105,25 +105,26 @@ class ControlPlane:
 
     def audit(self, user: str = "") -> Iterator[Request]:
         """The requests that were answered so far, of all users or one, oldest first."""
-        for line in self.audit_log.open():
-            if not line.endswith("\n"):
-                return  # it is being written
-            event = json.loads(line)
-            target = event.get("objectRef")
-            if target is None or event["stage"] != "ResponseComplete":
-                continue
-            resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
-            request = Request(
-                event["user"]["username"],
-                event["verb"],
-                target.get("apiGroup", ""),
-                resource,
-                target.get("namespace", ""),
-                target.get("name", ""),
-                event["responseStatus"]["code"],
-            )
-            if not user or request.user == user:
-                yield request
+        with self.audit_log.open() as log:
+            for line in log:
+                if not line.endswith("\n"):
+                    return  # it is being written
+                event = json.loads(line)
+                target = event.get("objectRef")
+                if target is None or event["stage"] != "ResponseComplete":
+                    continue
+                resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
+                request = Request(
+                    event["user"]["username"],
+                    event["verb"],
+                    target.get("apiGroup", ""),
+                    resource,
+                    target.get("namespace", ""),
+                    target.get("name", ""),
+                    event["responseStatus"]["code"],
+                )
+                if not user or request.user == user:
+                    yield request
 
     def _start(self, name: str, *flags: str) -> None:
         self._processes[name] = start([str(self.binaries / name), *flags], self.folder / f"{name}.log")
