@@ -104,15 +104,17 @@ class ControlPlane:
         wait_until("the API server is ready", self._ready, seconds)
 
     def audit(self, user: str = "") -> Iterator[Request]:
-        """The requests that were answered so far, of all users or one, oldest first."""
+        """The requests that were answered so far, of all users or one, oldest first; a watch counts from its beginning."""
+        seen = set()
         with self.audit_log.open() as log:
             for line in log:
                 if not line.endswith("\n"):
                     return  # it is being written
                 event = json.loads(line)
                 target = event.get("objectRef")
-                if target is None or event["stage"] != "ResponseComplete":
+                if target is None or event["auditID"] in seen:
                     continue
+                seen.add(event["auditID"])
                 resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
                 request = Request(
                     event["user"]["username"],
