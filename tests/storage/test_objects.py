@@ -146,6 +146,16 @@ def test_list_is_sorted_and_takes_any_prefix(store: Store) -> None:
     assert store.list("c/") == []
 
 
+def test_a_list_can_begin_after_a_name_whether_or_not_that_is_there(store: Store) -> None:
+    for name in ("a/0-1", "a/0-2", "a/0-3", "a/1-1", "b"):
+        store.create(name, b"")
+    assert store.list("a/", "a/0-2") == ["a/0-3", "a/1-1"]
+    assert store.list("a/0-", "a/0-2") == ["a/0-3"]
+    assert store.list("a/0-", "a/0-25") == ["a/0-3"]
+    assert store.list("a/0-", "a/0-3") == []
+    assert store.child("a").list("0", "0-1") == ["0-2", "0-3"]
+
+
 def test_children_are_the_next_parts_only(store: Store) -> None:
     for name in ("s/1/claim.json", "s/1/metrics/0.jsonl", "s/10/claim.json", "s/DONE.json", "t/x"):
         store.create(name, b"")

@@ -92,6 +92,16 @@ RUNS: dict[str, tuple[Observed, State, bool]] = {
         State.DONE,
         False,
     ),
+    "a done run does not rest while a slice that counts as gone is there": (
+        world(cpu("a", marked=DIGEST), slices=(slice_(1, released=NOW - 9, gone=NOW - 5),)),
+        State.DONE,
+        False,
+    ),
+    "a done run does not rest while a stray process lives": (
+        world(cpu("a", marked=DIGEST), strays=(("a", 3),)),
+        State.DONE,
+        False,
+    ),
     "a done run rests when its slices are gone": (
         world(cpu("a", marked=DIGEST), slices=(slice_(1, released=NOW - 9, gone=NOW - 5, present=False),)),
         State.DONE,
@@ -176,6 +186,9 @@ LEAVES = {
     "of a suspended run": world(cpu("a", attempt(1)), want="suspend"),
     "of a cancelled run": world(cpu("a", attempt(1)), want="cancel"),
     "with another digest": world(cpu("a", attempt(1, digest=OLD))),
+    "with another digest, though the stage is done": world(
+        cpu("a", attempt(1, digest=OLD, last_sign=NOW - 1), marked=DIGEST)
+    ),
     "of a stage that was done a while ago": world(
         cpu("a", attempt(1, last_sign=NOW - POLICY.termination_seconds - 1), marked=DIGEST)
     ),
