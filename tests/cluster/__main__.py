@@ -1,4 +1,4 @@
-"""The laptop cluster: `python -m tests.cluster up` leaves one running, `down` ends it.
+"""The laptop cluster: `python -m tests.cluster up` leaves one running, `images` builds what it can run, `down` ends it.
 
 It has one ordinary node and two spot v6e-8, and looks every second for nodes that are told what befalls them:
 `kubectl annotate node v6e-0 nanocode.dev/fault=preempt` (or vanish, hang, resume). A preempted or vanished machine is
@@ -18,9 +18,11 @@ import psutil
 
 from tests.cluster.access import UNREACHABLE, Refused
 from tests.cluster.binaries import NoGoToolchain, binaries
+from tests.cluster.built import describe_built
 from tests.cluster.cluster import Cluster, Missing, require_programs
 from tests.cluster.images import Images
 from tests.cluster.node import Node, cpu_node, v6e_node
+from tests.images.build import missing
 
 FOLDER = Path(".cluster")
 """pid, kubeconfig and log of the cluster that runs for this checkout."""
@@ -62,6 +64,13 @@ def down() -> None:
         server.kill()  # the kernel ends its children
     for name in ("pid", "kubeconfig"):
         (FOLDER / name).unlink(missing_ok=True)
+
+
+def build_images() -> None:
+    """Builds the images of the controller and of the jobs, and tells a cluster that runs here about them."""
+    if lack := missing():
+        sys.exit(f"images cannot be built here: {lack}")
+    print("\n".join(describe_built(IMAGES, "controller", "cpu")))
 
 
 def serve() -> None:
@@ -127,6 +136,6 @@ def _process() -> psutil.Process | None:
 if __name__ == "__main__":
     os.umask(0o022)
     try:
-        {"up": up, "down": down, "serve": serve}[sys.argv[1]]()
+        {"up": up, "down": down, "images": build_images, "serve": serve}[sys.argv[1]]()
     except (NoGoToolchain, Missing) as problem:
         sys.exit(str(problem))

@@ -49,7 +49,7 @@ class Cluster:
         require_programs()
         self.binaries = binaries()
         self.images = images or Images()
-        self._keep = keep
+        self.keep = keep
         self.folder = folder or Path(tempfile.mkdtemp(prefix="nanocode-cluster-"))
         self.folder.mkdir(exist_ok=True)
         # Containers run as other users, and must be able to pass to their own folders.
@@ -95,7 +95,7 @@ class Cluster:
             kubelet.stop()
         self._logs.stop()
         self.control_plane.stop()
-        if kind is None and not self._keep:
+        if kind is None and not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, *nodes: Node) -> None:

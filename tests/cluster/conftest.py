@@ -39,8 +39,8 @@ def host_image(root: Path) -> Image:
 
 
 @pytest.fixture(scope="session")
-def cluster(tools_image: Image) -> Iterator[Cluster]:
-    """A cluster with one ordinary node; tests add the nodes that they do something to."""
+def cluster(tools_image: Image, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster with one ordinary node; tests add the nodes that they do something to. Its logs stay if one failed."""
     images = Images()
     images.add(tools_image, "tools:1")
     try:
@@ -50,6 +50,7 @@ def cluster(tools_image: Image) -> Iterator[Cluster]:
     with made:
         made.add(cpu_node("cpu-0"))
         yield made
+        made.keep = request.session.testsfailed > 0
 
 
 @pytest.fixture

@@ -104,24 +104,29 @@ class ControlPlane:
         wait_until("the API server is ready", self._ready, seconds)
 
     def audit(self, user: str = "") -> Iterator[Request]:
-        """The requests that were answered so far, of all users or one, oldest first."""
-        for line in self.audit_log.read_text().splitlines():
-            event = json.loads(line)
-            target = event.get("objectRef")
-            if target is None or event["stage"] != "ResponseComplete":
-                continue
-            resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
-            request = Request(
-                event["user"]["username"],
-                event["verb"],
-                target.get("apiGroup", ""),
-                resource,
-                target.get("namespace", ""),
-                target.get("name", ""),
-                event["responseStatus"]["code"],
-            )
-            if not user or request.user == user:
-                yield request
+        """The requests that were answered so far, of all users or one, oldest first; a watch counts from its beginning."""
+        seen = set()
+        with self.audit_log.open() as log:
+            for line in log:
+                if not line.endswith("\n"):
+                    return  # it is being written
+                event = json.loads(line)
+                target = event.get("objectRef")
+                if target is None or event["auditID"] in seen:
+                    continue
+                seen.add(event["auditID"])
+                resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
+                request = Request(
+                    event["user"]["username"],
+                    event["verb"],
+                    target.get("apiGroup", ""),
+                    resource,
+                    target.get("namespace", ""),
+                    target.get("name", ""),
+                    event["responseStatus"]["code"],
+                )
+                if not user or request.user == user:
+                    yield request
 
     def _start(self, name: str, *flags: str) -> None:
         self._processes[name] = start([str(self.binaries / name), *flags], self.folder / f"{name}.log")
@@ -199,6 +204,8 @@ class ControlPlane:
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit_log}",
             "--audit-log-mode=blocking",
+            # Megabytes: never rotated, or `audit` would miss what came before.
+            "--audit-log-maxsize=10000",
             "--shutdown-delay-duration=0s",
             "--profiling=false",
         ]

@@ -79,8 +79,12 @@ class Kubelet:
         kubernetes.io/docs/concepts/cluster-administration/node-shutdown: the node turns NotReady, no pod starts any more.
         """
         self._draining = True
-        self._site.cloud.patch(self.path, {"spec": {"taints": [IMPENDING, *self.node.manifest()["spec"]["taints"]]}})
-        self._report(ready=False)
+        # Nobody waits for an API server that is away: the machine goes all the same.
+        with contextlib.suppress(Refused, *UNREACHABLE):
+            self._site.cloud.patch(
+                self.path, {"spec": {"taints": [IMPENDING, *self.node.manifest()["spec"]["taints"]]}}
+            )
+            self._report(ready=False)
         workers = list(self.workers.values())
         for worker in workers:
             worker.shut_down(seconds)
@@ -101,11 +105,16 @@ class Kubelet:
 
         kubernetes.io/docs/concepts/architecture/cloud-controller, "node controller".
         """
+        wait_until(f"node {self.node.name} is deleted", self._is_deleted)
+
+    def _is_deleted(self) -> bool:
         try:
             self._site.cloud.delete(self.path)
         except Refused as problem:
-            if problem.code != 404:
-                raise
+            return problem.code == 404
+        except UNREACHABLE:
+            return False
+        return True
 
     def hang(self) -> None:
         """The kubelet stops, its containers go on: no lease, no report, no deletion noticed, no log served."""

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 
 from tests.cluster.access import Json
 from tests.cluster.cluster import Cluster
+from tests.cluster.images import Image
 from tests.cluster.manifests import RESTRICTED, container, headless_service, indexed_job, on, pod, pod_spec
 from tests.cluster.node import v6e_node
 from tests.cluster.processes import wait_until
@@ -242,13 +244,13 @@ def test_an_image_that_nobody_built_is_waited_for_in_image_pull_back_off(cluster
 
 
 def test_a_root_pod_is_refused_by_pod_security_and_one_whose_image_is_root_by_the_node(
-    cluster: Cluster, namespace: str
+    cluster: Cluster, namespace: str, tools_image: Image
 ) -> None:
     asks_for_root = pod_spec(container("id", securityContext=RESTRICTED | {"runAsUser": 0, "runAsNonRoot": False}))
     with pytest.raises(subprocess.CalledProcessError) as refused:
         cluster.apply(pod(namespace, "root", asks_for_root))
     assert 'violates PodSecurity "restricted:latest"' in refused.value.stderr
-    cluster.images.add(type(cluster.images.find("tools:1"))(cluster.images.find("tools:1").root, {}), "rooted:1")  # type: ignore[union-attr, misc]
+    cluster.images.add(replace(tools_image, config={}), "rooted:1")
     cluster.apply(pod(namespace, "rooted", pod_spec(container("id", image="rooted:1"))))
 
     def waiting() -> Json:

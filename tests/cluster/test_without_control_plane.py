@@ -1,5 +1,6 @@
 """The parts of a simulated node that are functions of their input."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from tests.cluster.accelerators import tpu_environment
 from tests.cluster.access import Json
 from tests.cluster.binaries import NoGoToolchain, binaries
+from tests.cluster.built import add_built, describe_built
 from tests.cluster.containers import inside
 from tests.cluster.environment import Unresolved, entry, expand, field_of
 from tests.cluster.images import Image, Images
 from tests.cluster.names import hosts_file, records
 from tests.cluster.node import v6e_node
+from tests.images.build import Image as Built
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,34 @@ def test_an_image_is_found_by_tag_and_by_digest_and_by_nothing_else() -> None:
         assert images.find(known) is not None
     for unknown in ("host:5000/nano/jobs", "host:5000/nano/jobs:2", f"nano/jobs@{digest}", "jobs:1"):
         assert images.find(unknown) is None
+
+
+def test_a_folder_describes_its_images_and_those_that_come_later(tmp_path: Path) -> None:
+    images = Images()
+    images.read(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    described = {"names": ["jobs:1"], "root": "jobs", "config": {"User": "1000:1001", "Env": ["A=b=c"]}}
+    (tmp_path / "jobs.json").write_text(json.dumps(described))
+    images.read(tmp_path)
+    found = images.find("jobs:1")
+    assert found is not None and found.root == tmp_path / "jobs"
+    assert found.user() == (1000, 1001) and found.environment == {"A": "b=c"}
+
+
+def test_an_image_of_ours_is_run_as_it_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Built(
+        "localhost/nanocode/cpu:test", "sha256:abc", tmp_path, (), 1, 1, "1000:1000", {"A": "b"}, ("python", "-m"), ("jobs",), "/app", {}
+    )  # fmt: skip
+    monkeypatch.setattr("tests.cluster.built.build", lambda target: made)
+    described, added = Images(), Images()
+    assert describe_built(tmp_path / "images", "cpu") == [made.reference]
+    described.read(tmp_path / "images")
+    assert add_built(added, "cpu") == {"cpu": "localhost/nanocode/cpu@sha256:abc"}
+    for images in (described, added):
+        found = images.find("localhost/nanocode/cpu@sha256:abc")
+        assert found is not None and found == images.find(made.reference)
+        assert (found.root, found.user(), found.environment) == (tmp_path, (1000, 1000), {"A": "b"})
+        assert (found.command(None, None), found.config["WorkingDir"]) == (["python", "-m", "jobs"], "/app")
 
 
 def test_a_link_of_an_image_does_not_lead_out_of_it(tmp_path: Path) -> None:
