@@ -64,8 +64,8 @@ def overdue(attempt: Attempt, policy: Controller, now: float, stepped: float | N
     Deadlines begin anew when the clock has stepped: a laptop that slept must not think its work hangs.
     """
 
-    def passed(since: float | None, minutes: float) -> bool:
-        return since is not None and age(now, max(since, stepped or since)) > minutes * 60
+    def passed(since: float, minutes: float) -> bool:
+        return age(now, max(since, stepped or since)) > minutes * 60
 
     seen = attempt.seen
     if seen.process is Process.PENDING and passed(seen.since or attempt.claimed, policy.admission_minutes):
@@ -233,6 +233,6 @@ def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     else:
         cheapest = min((policy.dollars_per_slice_hour.get(zone, 0.0) for zone in policy.zones), default=0.0)
         needed = cost_of_stopping([cheapest], policy) + cheapest * USEFUL_MINUTES * 60 / SECONDS_PER_HOUR
-    if so_far + needed < budget.dollars or so_far + needed == 0:
+    if so_far + needed < budget.dollars:
         return ""
     return f"${so_far:.2f} of ${budget.dollars:.2f} are spent: raise budget.dollars to go on"

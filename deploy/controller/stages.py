@@ -132,7 +132,6 @@ def ready(seen: Observed, policy: Controller, states: dict[str, StageState]) -> 
         for stage in seen.stages
         if states[stage.name].state in (State.WAITING, State.STALE, State.PREEMPTED)
         if asked_for(seen, stage.name)
-        if not stage.lives
         if not missing(stage, seen)
         if not waits(counted(stage, seen.intent.forgiven.get(stage.name, 0)), policy, seen.now)
     ]

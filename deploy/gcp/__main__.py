@@ -86,7 +86,7 @@ def status(to: Deployment, name: str | None) -> int:
     kubectl = ("kubectl", f"--context={to.context}", f"--namespace={to.namespace}")
     code = steps.show((*kubectl, "get", "trainingruns", *([name] if name else []), "--output=wide"))
     if name and not code:
-        each = "{range .status.stages[*]}{.name}{'\\t'}{.state}{'\\t'}{.reason}{'\\n'}{end}".replace("'", '"')
+        each = '{range .status.stages[*]}{.name}{"\\t"}{.state}{"\\t"}{.reason}{"\\n"}{end}'
         steps.show((*kubectl, "get", "trainingrun", name, f"--output=jsonpath={each}"))
         steps.show((*kubectl, "events", f"--for=trainingrun/{name}"))
     return code

@@ -40,7 +40,7 @@ def passed(all_of_them: list[Check]) -> bool:
     for check in all_of_them:
         try:
             print(f"ok    {check.what}: {check.look()}", flush=True)
-        except Problem as problem:
+        except (Problem, StepFailed) as problem:
             good = False
             print(f"WRONG {check.what}: {problem}", flush=True)
     return good
@@ -116,8 +116,6 @@ def _slices(to: Deployment) -> str:
 
 
 def _pools(to: Deployment) -> list[dict[str, Any]]:
-    if to.kube_context is not None:
-        return []
     look = ("gcloud", "container", "node-pools", "list", f"--cluster={to.cluster}", f"--location={to.location}")
     try:
         found: list[dict[str, Any]] = json.loads(output((*look, f"--project={to.project}", "--format=json")))

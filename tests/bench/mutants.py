@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ MODULES = ("decide", "policies", "stages", "slices")
 """`decide` and the pure functions that it is made of, in `deploy.controller`."""
 FOLDER = Path(__file__).parents[2] / "deploy" / "controller"
 TABLES = ("tests/deploy/controller/test_decide.py", "tests/deploy/controller/test_policies.py")
-SECONDS = 120
+SECONDS = 60
+"""Of processor time, for one mutant: ten times as much as the tables and the schedules take."""
 SCHEDULES = 300
 SWAPS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
@@ -46,6 +47,9 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mult: ast.Div,
     ast.Div: ast.Mult,
 }
+OTHERS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+Change = tuple[ast.AST, str, object, str]
+"""Node, field and its new value; and what this is, where the code does not show it."""
 EXPLAINED: dict[tuple[str, str], str] = {}
 """Survivors that are no gap: module and change -> why nobody can notice it."""
 
@@ -79,51 +83,19 @@ def mutants(module: str) -> Iterator[Mutant]:
         for way in range(len(_changes(original, _parents(tree)))):
             mutated = copy.deepcopy(tree)
             node = next(itertools.islice(ast.walk(mutated), number, None))
-            before, what = _short(node), _changes(node, _parents(mutated))[way]()
+            parents = _parents(mutated)
+            owner, field, value, what = _changes(node, parents)[way]
+            around = _around(node, parents)
+            before = _short(around)
+            setattr(owner, field, value)
             source = ast.unparse(ast.fix_missing_locations(mutated))
             if source not in seen:
                 seen.add(source)
-                yield Mutant(module, getattr(node, "lineno", 0), f"{before}  ->  {what}", source)
+                yield Mutant(module, getattr(node, "lineno", 0), f"{before}  ->  {what or _short(around)}", source)
 
 
 def _parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
     return {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
-
-
-def _short(node: ast.AST) -> str:
-    text = ast.unparse(node).splitlines()[0] if isinstance(node, ast.expr | ast.stmt | ast.comprehension) else ""
-    return text if len(text) <= 70 else text[:67] + "..."
-
-
-def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[Callable[[], str]]:
-    """What can be done to one node; each says what it did."""
-    if any(isinstance(one, ast.arguments | ast.AnnAssign) for one in _above(node, parents)) or _is_text(node, parents):
-        return []
-    found: list[Callable[[], str]] = []
-    if isinstance(node, ast.Compare):
-        found += [_swapped(node, to) for to in SWAPS.get(type(node.ops[0]), ())]
-    if isinstance(node, ast.BoolOp):
-        found.append(_other_word(node))
-        found += [_without_value(node, place) for place in range(len(node.values))]
-    if isinstance(node, ast.If | ast.IfExp | ast.While):
-        found.append(_negated(node))
-    if isinstance(node, ast.comprehension):
-        found += [_without_filter(node, place) for place in range(len(node.ifs))]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        found.append(_without_not(node, parents))
-    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        found.append(_other_sign(node))
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        found.append(_off_by_one(node))
-    if isinstance(node, ast.Constant) and type(node.value) is bool:
-        found.append(_other_truth(node))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("min", "max", "any", "all"):
-        found.append(_other_function(node.func))
-    if isinstance(node, ast.Return) and node.value is not None:
-        found.append(_returns_nothing(node))
-    if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Continue | ast.Return) and node in parents:
-        found.append(_without_statement(node, parents[node]))
-    return found
 
 
 def _above(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST]:
@@ -132,112 +104,66 @@ def _above(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[ast.AST]:
         yield node
 
 
-def _is_text(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Docstrings, and what stands in messages."""
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True
-    return isinstance(node, ast.JoinedStr) or any(isinstance(one, ast.JoinedStr) for one in _above(node, parents))
+def _around(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.AST:
+    """So much of the code around a node that a reader recognises it."""
+    while (
+        isinstance(node, ast.expr) and len(ast.unparse(node)) < 15 and isinstance(parents[node], ast.expr | ast.Slice)
+    ):
+        node = parents[node]
+    return node
 
 
-def _swapped(node: ast.Compare, to: type[ast.cmpop]) -> Callable[[], str]:
-    def change() -> str:
-        node.ops[0] = to()
-        return _short(node)
-
-    return change
+def _short(node: ast.AST) -> str:
+    text = ast.unparse(node).splitlines()[0]
+    return text if len(text) <= 70 else text[:67] + "..."
 
 
-def _other_word(node: ast.BoolOp) -> Callable[[], str]:
-    def change() -> str:
-        node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        return _short(node)
-
-    return change
-
-
-def _without_value(node: ast.BoolOp, place: int) -> Callable[[], str]:
-    def change() -> str:
-        dropped = node.values.pop(place)
-        if len(node.values) == 1:
-            node.values.append(node.values[0])
-        return f"without `{_short(dropped)}`"
-
-    return change
-
-
-def _negated(node: ast.If | ast.IfExp | ast.While) -> Callable[[], str]:
-    def change() -> str:
-        node.test = ast.UnaryOp(ast.Not(), node.test)
-        return f"if {_short(node.test)}"
-
-    return change
-
-
-def _without_filter(node: ast.comprehension, place: int) -> Callable[[], str]:
-    def change() -> str:
-        return f"without `if {_short(node.ifs.pop(place))}`"
-
-    return change
-
-
-def _without_not(node: ast.UnaryOp, parents: dict[ast.AST, ast.AST]) -> Callable[[], str]:
-    def change() -> str:
-        node.op, node.operand = ast.Not(), ast.UnaryOp(ast.Not(), node.operand)
-        return _short(node)
-
-    return change
+def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[Change]:
+    """What can be done to one node."""
+    above = [node, *_above(node, parents)]
+    if any(isinstance(one, ast.arguments | ast.AnnAssign | ast.JoinedStr) for one in above):
+        return []
+    match node:
+        case ast.Compare(ops=[op]):
+            return [(node, "ops", [to()], "") for to in SWAPS.get(type(op), ())]
+        case ast.BoolOp(op=op, values=values):
+            dropped = [(node, "values", _but(values, one), f"without `{_short(one)}`") for one in values]
+            return [(node, "op", ast.Or() if isinstance(op, ast.And) else ast.And(), ""), *dropped]
+        case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test):
+            return [(node, "test", ast.UnaryOp(ast.Not(), test), "")]
+        case ast.comprehension(ifs=ifs):
+            return [(node, "ifs", _but(ifs, one), f"without `if {_short(one)}`") for one in ifs]
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return [(node, "operand", ast.UnaryOp(ast.Not(), operand), "")]
+        case ast.BinOp(op=op) if type(op) in ARITHMETIC:
+            return [(node, "op", ARITHMETIC[type(op)](), "")]
+        case ast.Constant(value=bool(value)):
+            return [(node, "value", not value, "")]
+        case ast.Constant(value=int(value) | float(value)):
+            return [(node, "value", value + 1, "")]
+        case ast.Call(func=ast.Name(id=name)) if name in OTHERS:
+            return [(node.func, "id", OTHERS[name], "")]
+        case ast.Return(value=value) if value is not None:
+            return [(node, "value", ast.Constant(None), ""), *_dropped(node, parents)]
+        case ast.Expr(value=ast.Constant()):
+            return []
+        case ast.Expr() | ast.Assign() | ast.AugAssign() | ast.Continue():
+            return _dropped(node, parents)
+    return []
 
 
-def _other_sign(node: ast.BinOp) -> Callable[[], str]:
-    def change() -> str:
-        node.op = ARITHMETIC[type(node.op)]()
-        return _short(node)
-
-    return change
+def _but(values: Sequence[ast.expr], one: ast.expr) -> list[ast.expr]:
+    return [other for other in values if other is not one]
 
 
-def _off_by_one(node: ast.Constant) -> Callable[[], str]:
-    def change() -> str:
-        assert isinstance(node.value, int | float)
-        node.value = node.value + 1
-        return str(node.value)
-
-    return change
-
-
-def _other_truth(node: ast.Constant) -> Callable[[], str]:
-    def change() -> str:
-        node.value = not node.value
-        return str(node.value)
-
-    return change
-
-
-def _other_function(node: ast.Name) -> Callable[[], str]:
-    def change() -> str:
-        node.id = {"min": "max", "max": "min", "any": "all", "all": "any"}[node.id]
-        return node.id
-
-    return change
-
-
-def _returns_nothing(node: ast.Return) -> Callable[[], str]:
-    def change() -> str:
-        node.value = ast.Constant(None)
-        return "return None"
-
-    return change
-
-
-def _without_statement(node: ast.stmt, parent: ast.AST) -> Callable[[], str]:
-    def change() -> str:
-        for name in ("body", "orelse"):
-            body = getattr(parent, name, None)
-            if isinstance(body, list) and node in body:
-                body[body.index(node)] = ast.Pass()
-        return "dropped"
-
-    return change
+def _dropped(node: ast.stmt, parents: dict[ast.AST, ast.AST]) -> list[Change]:
+    """A statement of a function left out."""
+    above = parents[node]
+    for field in ("body", "orelse"):
+        block = getattr(above, field, None)
+        if isinstance(block, list) and node in block and not isinstance(above, ast.Module):
+            return [(above, field, [ast.Pass() if one is node else one for one in block], "dropped")]
+    return []
 
 
 # -- one mutant --------------------------------------------------------------------------------------------------------
@@ -253,15 +179,15 @@ def judge(mutant: Mutant, schedules: int) -> Verdict:
     def out_of_time(*_: object) -> None:
         raise _TimeLimit
 
-    signal.signal(signal.SIGALRM, out_of_time)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGVTALRM, out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return Verdict(mutant, _noticed(mutant, schedules))
     except _TimeLimit:
         return Verdict(mutant, "time limit")
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _noticed(mutant: Mutant, schedules: int) -> str:
@@ -269,7 +195,7 @@ def _noticed(mutant: Mutant, schedules: int) -> str:
 
     try:
         _install(mutant)
-        if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *TABLES]) != 0:
+        if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *TABLES]) != 0:
             return "tables"
         from tests.deploy.simulation.runner import run
 

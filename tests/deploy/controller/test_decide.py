@@ -92,6 +92,22 @@ RUNS: dict[str, tuple[Observed, State, bool]] = {
         State.DONE,
         False,
     ),
+    "a done run rests without any slice": (world(cpu("a", marked=DIGEST), slices=()), State.DONE, True),
+    "a done run does not rest while it holds one slice of two": (
+        world(cpu("a", marked=DIGEST), slices=(slice_(1), slice_(2, released=NOW - 9, gone=NOW - 5, present=False))),
+        State.DONE,
+        False,
+    ),
+    "a done run does not rest while a slice that it asked for may still come": (
+        world(cpu("a", marked=DIGEST), slices=(slice_(1, ready=None, present=False),)),
+        State.DONE,
+        False,
+    ),
+    "a run with one stage done of two is not done": (
+        world(cpu("a", marked=DIGEST), cpu("b", attempt(1, first_step=NOW))),
+        State.RUNNING,
+        False,
+    ),
     "a done run does not rest while a slice that counts as gone is there": (
         world(cpu("a", marked=DIGEST), slices=(slice_(1, released=NOW - 9, gone=NOW - 5),)),
         State.DONE,
@@ -180,6 +196,29 @@ def test_what_an_ending_counts_as(name: str) -> None:
     (close, *_) = acts(world(cpu("a", one, marked=marked, progress=7)))
     assert isinstance(close, Close)
     assert (close.stage, close.attempt, close.ending, close.progress) == ("a", 1, ending, 7)
+
+
+REASONS = {
+    "it ended with exit code 0 and left no marker": attempt(1, Process.EXITED, exit_code=0),
+    "told to leave": attempt(1, Process.EXITED, exit_code=75),
+    "exit code 78": attempt(1, Process.EXITED, exit_code=78),
+    "no such preset": attempt(1, Process.EXITED, exit_code=78, said="no such preset"),
+    "exit code 3": attempt(1, Process.EXITED, exit_code=3),
+    "exit code 3: out of memory": attempt(1, Process.EXITED, exit_code=3, said="out of memory"),
+    "signal 9": attempt(1, Process.EXITED, exit_code=-9),
+    "it was killed": attempt(1, Process.EXITED),
+    "spot": attempt(1, Process.EXITED, exit_code=1, disrupted=True, said="spot"),
+    "it vanished with its host": attempt(1, Process.LOST),
+    "node-7 is gone": attempt(1, Process.LOST, said="node-7 is gone"),
+    "told so": attempt(1, Process.EXITED, exit_code=75, stop=stop()),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_an_ending_says_why(reason: str) -> None:
+    (close, *_) = acts(world(cpu("a", REASONS[reason])))
+    assert isinstance(close, Close)
+    assert close.reason == reason
 
 
 LEAVES = {
@@ -449,6 +488,7 @@ def test_the_user_is_told_what_matters() -> None:
     assert news(world(cpu("a", over(1, Ending.CONFIGURATION)))) == ["the run has stopped: stage a: because"]
     assert news(world(cpu("a", attempt(1, stop=stop(hung=True))))) == ["a: told so"]
     assert news(world(cpu("a", attempt(1, stop=stop())))) == []
+    assert news(world(cpu("a", over(1, Ending.FAILED, stop=stop(hung=True))))) == []
     paid = world(accelerator("a", attempt(1, slice="slice-1")), slices=(slice_(1, ready=60 * MINUTE),))
     assert news(paid, budget=5.0) == ["$4.00 of the budget of $5.00 are spent"]
     assert news(paid, budget=5.01) == []

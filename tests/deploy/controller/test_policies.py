@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.controller import policies
-from deploy.controller.observed import Trouble
+from deploy.controller.observed import Process, Trouble
 from nanocode.config.settings import Budget, Controller
 from nanocode.run.attempts import Ending
 from tests.deploy.controller.builders import (
@@ -76,6 +76,7 @@ def test_what_we_stopped_ourselves_is_not_held_against_a_stage() -> None:
 
 def test_the_wait_doubles_with_every_failure() -> None:
     policy = POLICY.model_copy(update={"retry_seconds": 10.0})
+    assert policies.waits([ended(F, ago=0)], policy, NOW)
     assert policies.waits([ended(F, ago=9)], policy, NOW)
     assert not policies.waits([ended(F, ago=10)], policy, NOW)
     twice = [ended(F, ago=99), ended(F, ago=19)]
@@ -117,6 +118,21 @@ def test_a_zone_that_took_slices_away_lately_comes_later() -> None:
     assert zones(*twice) == ["north", "west", "east"]
     preempted = slice_(1, "east", trouble=Trouble.PREEMPTED, released=NOW - MINUTE)
     assert zones(preempted) == ["west", "north", "east"]
+
+
+def test_a_slice_that_is_ours_or_never_came_is_no_loss() -> None:
+    assert zones(slice_(1, "east")) == ["east", "west", "north"]
+    assert zones(slice_(1, "east", ready=None, gone=NOW - 30, present=False)) == ["east", "west", "north"]
+
+
+def test_a_slice_that_came_is_not_hopeless_however_long_ago_it_was_asked_for() -> None:
+    assert policies.hopeless(slice_(1), POLICY, NOW + 10 * POLICY.provision_minutes * 60) == ""
+
+
+def test_what_waits_for_a_machine_may_do_so_for_longer_than_a_start_takes() -> None:
+    policy = Controller(admission_minutes=60, start_minutes=5)
+    assert policies.overdue(attempt(1, Process.PENDING, ago=10 * MINUTE), policy, NOW, None) is None
+    assert policies.overdue(attempt(1, Process.RUNNING, ago=10 * MINUTE), policy, NOW, None) is not None
 
 
 def test_a_slice_that_we_gave_back_is_no_loss() -> None:
