@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.access import Json
 from tests.cluster.cluster import Cluster
+from tests.cluster.containers import remove
 from tests.cluster.images import Image
 from tests.cluster.manifests import RESTRICTED, container, headless_service, indexed_job, on, pod, pod_spec
 from tests.cluster.node import v6e_node
@@ -402,4 +403,6 @@ with Cluster(images) as cluster:
             owner.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+    for layer in folder.glob("nodes/*/*/*/*.layer"):
+        remove(layer)
     shutil.rmtree(folder)
