@@ -25,7 +25,7 @@ from pathlib import Path
 MODULES = ("decide", "policies", "stages", "slices")
 """`decide` and the pure functions that it is made of, in `deploy.controller`."""
 FOLDER = Path(__file__).parents[2] / "deploy" / "controller"
-TABLES = ("tests/deploy/controller/test_decide.py", "tests/deploy/controller/test_policies.py")
+TABLES = ("tests.deploy.controller.test_decide", "tests.deploy.controller.test_policies")
 SECONDS = 60
 """Of processor time, for one mutant: ten times as much as the tables and the schedules take."""
 SCHEDULES = 300
@@ -191,12 +191,9 @@ def judge(mutant: Mutant, schedules: int) -> Verdict:
 
 
 def _noticed(mutant: Mutant, schedules: int) -> str:
-    import pytest
-
     try:
         _install(mutant)
-        if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *TABLES]) != 0:
-            return "tables"
+        _run_tables()
         from tests.deploy.simulation.runner import run
 
         return "simulator" if run(0, schedules, stop_at_first=True).broken else ""
@@ -204,6 +201,16 @@ def _noticed(mutant: Mutant, schedules: int) -> str:
         raise
     except Exception:
         return "tables"
+
+
+def _run_tables() -> None:
+    """Raise at the first case that fails. Under pytest the same takes eight times as long."""
+    for table in TABLES:
+        for name, test in vars(importlib.import_module(table)).items():
+            if name.startswith("test_"):
+                marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+                for case in marks[0].args[1] if marks else [None]:
+                    test(case) if marks else test()
 
 
 def _install(mutant: Mutant) -> None:
