@@ -38,6 +38,7 @@ class Reconciler:
         self._tell, self._clock, self._monotonic = tell, clock, monotonic
         self._drift: float | None = None
         self._stepped: float | None = None
+        self._unclaimed: set[tuple[str, int]] = set()
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
@@ -71,7 +72,7 @@ class Reconciler:
             live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
             seen = self._backend.observe(live)
             stages = tuple(_with_processes(stage, seen) for stage in stages)
-            strays = [key for key, one in seen.items() if key not in live and one.process in ALIVE]
+            strays = self._strays(stages, [key for key, one in seen.items() if one.process in ALIVE])
         except Unreachable as error:
             log.warning("backend gives no answer", error=str(error))
             unknown.add("backend")
@@ -81,6 +82,16 @@ class Reconciler:
             log.warning("provisioner gives no answer", error=str(error))
             unknown.add("provisioner")
         return Observed(now, written.intent, stages, slices, self._stepped, tuple(strays), frozenset(unknown))
+
+    def _strays(self, stages: tuple[Stage, ...], alive: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Of those alive the ones that have ended, or that had no claim when they were seen before.
+
+        A claim comes before its process: one that is not there yet was made by another controller since we read.
+        """
+        live = {(stage.name, one.number): one.live for stage in stages for one in stage.attempts}
+        strays = [key for key in alive if not live.get(key, key not in self._unclaimed)]
+        self._unclaimed = {key for key in alive if key not in live}
+        return strays
 
     def _act(self, action: Action, now: float) -> None:
         match action:
