@@ -143,6 +143,10 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[Change]:
             return [(node, "value", value + 1, "")]
         case ast.Call(func=ast.Name(id=name)) if name in OTHERS:
             return [(node.func, "id", OTHERS[name], "")]
+        case ast.Return(value=ast.Constant(value=value)) if not value:
+            # Nothing for nothing is no change, and at the end of a function neither is to leave it out.
+            at_the_end = isinstance(parents[node], ast.FunctionDef)
+            return [] if at_the_end else _dropped(node, parents)
         case ast.Return(value=value) if value is not None:
             return [(node, "value", ast.Constant(None), ""), *_dropped(node, parents)]
         case ast.Expr(value=ast.Constant()):

@@ -283,6 +283,15 @@ def test_a_stray_process_is_killed() -> None:
     assert acts(world(cpu("a", marked=DIGEST), strays=(("a", 3),))) == [Kill("a", 3)]
 
 
+def test_a_stage_begins_once_what_it_reads_is_done() -> None:
+    reading = cpu("b", reads=("a",))
+    assert acts(world(cpu("a", marked=DIGEST), reading)) == [Begin("b", 1, DIGEST)]
+    assert acts(world(cpu("a", attempt(1)), reading)) == []
+    only = Intent(stages=("b",))
+    assert acts(world(cpu("a", marked=DIGEST), reading, intent=only)) == [Begin("b", 1, DIGEST)]
+    assert acts(world(cpu("a"), cpu("b"), intent=only)) == [Begin("b", 1, DIGEST)]
+
+
 def test_a_stage_begins_with_the_next_number() -> None:
     assert acts(world(cpu("a"))) == [Begin("a", 1, DIGEST)]
     assert acts(world(cpu("a", over(1, Ending.PREEMPTED), over(4, Ending.PREEMPTED)))) == [Begin("a", 5, DIGEST)]
