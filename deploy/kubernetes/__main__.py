@@ -16,7 +16,7 @@ import structlog
 from deploy.controller.backend import Unreachable
 from deploy.kubernetes.client import connect
 from deploy.kubernetes.loop import Controller
-from deploy.kubernetes.metrics import Health, serve
+from deploy.kubernetes.metrics import Health, own_addresses, serve
 
 log = structlog.get_logger()
 
@@ -40,7 +40,12 @@ def main() -> int:
         print(f"nanocode: {error}", file=sys.stderr)
         return 1
     health = Health()
-    serve(health, options.port)
+    for address in dict.fromkeys(own_addresses()):
+        try:
+            serve(health, options.port, address)
+        except OSError as error:
+            # A run goes on without its metrics; where the probes fail as well, the kubelet says so.
+            log.warning("no metrics at this address", address=address, port=options.port, error=error.strerror)
     controller = Controller(cluster, options.run, health)
     log.info("controlling", namespace=options.namespace, run=options.run)
     while True:

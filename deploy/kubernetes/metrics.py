@@ -4,6 +4,7 @@ A controller whose rounds fail because the API server or the bucket does not ans
 nobody. One that has made none for `SECONDS_STUCK` hangs.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +43,7 @@ class Health:
     def round_ended(self, outcome: str) -> None:
         """`outcome`: decided, waiting or unreachable."""
         self._last_round = self._monotonic()
-        self.ready = self.ready or outcome == "decided"
+        self.ready = self.ready or outcome != "unreachable"
         self.rounds.labels(outcome).inc()
 
     def text(self) -> bytes:
@@ -59,8 +60,16 @@ class _Quiet(WSGIRequestHandler):
         """A scrape every few seconds is no news."""
 
 
+def own_addresses() -> tuple[str, ...]:
+    """The pod's, where probes and scrapes come, and the one where `kubectl port-forward` does."""
+    try:
+        return socket.gethostbyname(socket.gethostname()), "127.0.0.1"
+    except OSError:
+        return ("",)
+
+
 def serve(health: Health, port: int, address: str = "") -> WSGIServer:
-    """Answer on this port (0: any that is free) until `shutdown`."""
+    """Answer on this port (0: any that is free) until `shutdown`; `OSError` where it is taken."""
 
     def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         match environment["PATH_INFO"]:
