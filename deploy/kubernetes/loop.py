@@ -265,7 +265,7 @@ class Controller:
         for stage, sentence in (news.waits or {}).items():
             if run is not None:
                 run.events.publish("Waiting", f"{stage}: {sentence}")
-        if trainingrun.without_nulls(status) != training_run.get("status"):
+        if trainingrun.without_nulls(status) != trainingrun.without_nulls(training_run.get("status") or {}):
             version = {"resourceVersion": training_run["metadata"]["resourceVersion"]}
             self._cluster.patch_run_status(self._name, {"metadata": version, "status": status})
         self._status_at = now
