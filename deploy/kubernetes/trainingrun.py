@@ -151,6 +151,8 @@ def stages_of(news: News) -> list[Object]:
         decided = news.decision.stages.get(one["name"]) if news.decision is not None else None
         if decided is not None:
             one["state"], one["reason"] = decided.state.value, decided.reason or None
+        for key in ("step", "steps"):  # stages that do not train count megabytes, or rows
+            one[key] = one.get(key) and int(one[key])
         one["reason"] = (news.waits or {}).get(one["name"]) or one["reason"]
         one["reason"] = one["reason"] and one["reason"][:LONGEST_MESSAGE]
     return stages

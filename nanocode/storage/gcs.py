@@ -43,6 +43,9 @@ class GcsStore:
         self._prefix = f"{checked(prefix)}/" if prefix else ""
         self._bucket = bucket if bucket is not None else open_bucket(name)
 
+    def __reduce__(self) -> tuple[type["GcsStore"], tuple[str]]:
+        return GcsStore, (self.url,)  # another process opens the bucket itself: clients cannot be sent
+
     @property
     def url(self) -> str:
         return f"gs://{self._bucket.name}/{self._prefix}".rstrip("/")
