@@ -4,7 +4,6 @@ A controller whose rounds fail because the API server or the bucket does not ans
 nobody. One that has made none for `SECONDS_STUCK` hangs.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -58,14 +57,6 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         """A scrape every few seconds is no news."""
-
-
-def own_addresses() -> tuple[str, ...]:
-    """The pod's, where probes and scrapes come, and the one where `kubectl port-forward` does."""
-    try:
-        return socket.gethostbyname(socket.gethostname()), "127.0.0.1"
-    except OSError:
-        return ("",)
 
 
 def serve(health: Health, port: int, address: str = "") -> WSGIServer:
