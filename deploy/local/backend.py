@@ -98,9 +98,12 @@ class LocalBackend:
         return (stage, attempt) in self._shown
 
     def forget(self, stage: str, attempt: int) -> None:
-        note = self._note((stage, attempt))
-        if note is not None and note.host == socket.gethostname() and not processes.keeps(note.pid, stage, attempt):
-            processes.end_session(note.pid)
+        try:
+            note = self._note((stage, attempt))
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
+        if note is not None and note.host == socket.gethostname():
+            processes.end_session(note.pid, note.at)
         self._started.pop((stage, attempt), None)
         self._told_to_end.pop((stage, attempt), None)
 

@@ -1,5 +1,6 @@
 """What the backend says of attempts, and what becomes of what it is asked."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from deploy.controller.observed import Process
 from deploy.local.backend import LocalBackend
+from deploy.local.processes import end_session
 from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
 from tests.deploy.local.world import ROOT, World, gone, until
@@ -172,6 +174,25 @@ def test_a_number_that_is_used_again_is_another_process(world: MakeWorld) -> Non
     other = LocalBackend(one.run)
     assert seen(other) is Process.LOST
     other.kill(*KEY)  # would be the end of these tests
+
+
+def test_the_session_of_another_program_with_the_number_of_a_keeper_is_left_alone(world: MakeWorld) -> None:
+    one = world()
+    one.claimed(who=f"controller {HERE}:{os.getppid()} 0badcafe")
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as other:
+        until(psutil.Process(other.pid).children, "it has a child")
+        (child,) = psutil.Process(other.pid).children()
+        note = {"host": HERE, "pid": other.pid, "at": time.time() - 60}
+        one.run.store.create("tokenizer/attempts/1/keeper.json", json.dumps(note).encode())
+        mine = LocalBackend(one.run)
+        assert seen(mine) is Process.LOST
+        mine.forget(*KEY)
+        other.kill()
+    assert child.is_running(), "it was none of our business"
+    end_session(other.pid, psutil.boot_time() - 1)
+    assert child.is_running(), "nor is what is there since the machine has restarted"
+    end_session(other.pid, time.time())
+    until(lambda: gone(child.pid), "what a keeper of ours has left is")
 
 
 def test_a_keeper_on_another_host_runs_while_it_is_heard_of(world: MakeWorld) -> None:
