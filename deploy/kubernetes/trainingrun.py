@@ -218,7 +218,7 @@ def timestamp(at: float) -> str:
 
 
 def without_nulls(value: Any) -> Any:
-    """What is left of a merge patch where it is stored: there, null means that a field goes."""
+    """What a merge patch leaves where it is stored: there, null means that a field goes."""
     if isinstance(value, dict):
         return {key: without_nulls(one) for key, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
