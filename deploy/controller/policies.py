@@ -178,6 +178,7 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
         Trouble.STOCKOUT: policy.stockout_minutes,
         Trouble.QUOTA: policy.stockout_minutes,
         Trouble.PERMISSION: PERMISSION_MINUTES,
+        Trouble.OTHER: policy.stockout_minutes,
     }
 
     def refused(zone: str) -> bool:

@@ -320,7 +320,7 @@ class Controller(Section):
     churn_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
     """How far back a zone's lost slices are held against it."""
     stockout_minutes: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
-    """How long a zone is left alone that had no slice, or no quota for one."""
+    """How long a zone is left alone that had no slice, or no quota for one, or answered what we do not understand."""
     zones: tuple[str, ...] = Field(default=(), json_schema_extra=OPERATING)
     """Where slices may come from, best first."""
     dollars_per_slice_hour: dict[str, float] = Field(default_factory=dict, json_schema_extra=OPERATING)
