@@ -531,6 +531,19 @@ def test_a_machine_that_costs_nothing_is_never_over_budget() -> None:
     assert acts(world(ASKS), policy, budget=0.01) == [Begin("a", 1, DIGEST, HERE.name)]
 
 
+def test_a_permanent_slice_with_a_price_is_left_in_time_and_not_taken_up_again() -> None:
+    pool = replace(HERE, dollars_per_hour=4.0)
+    stopping = 4.0 * (30 + 60 + 25) / 3600
+    going = world(accelerator("a", attempt(1, ago=60 * MINUTE, first_step=NOW, slice=HERE.name)), slices=(pool,))
+    assert acts(going, budget=4.0 + stopping + 0.001) == []
+    (leave,) = acts(going, budget=4.0 + stopping - 0.001)
+    assert isinstance(leave, Leave)
+    left = world(accelerator("a", over(1, Ending.STOPPED, ago=60 * MINUTE, slice=HERE.name)), slices=(pool,))
+    assert acts(left, budget=stopping + 0.1) == []
+    assert decided(left, budget=stopping + 0.1).state is State.OVER_BUDGET
+    assert acts(left, budget=40.0) == [Begin("a", 2, DIGEST, HERE.name)]
+
+
 # -- news --------------------------------------------------------------------------------------------------------------
 
 

@@ -167,7 +167,7 @@ def test_a_slice_that_we_gave_back_is_no_loss() -> None:
     assert zones(slice_(1, "east", released=NOW - MINUTE, gone=NOW - 30, present=False)) == ["east", "west", "north"]
 
 
-@pytest.mark.parametrize("trouble", [Trouble.STOCKOUT, Trouble.QUOTA])
+@pytest.mark.parametrize("trouble", [Trouble.STOCKOUT, Trouble.QUOTA, Trouble.OTHER])
 def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Trouble) -> None:
     assert zones(refused(1, "east", trouble, 4 * MINUTE)) == ["west", "north"]
     assert zones(refused(1, "east", trouble, 5.1 * MINUTE)) == ["east", "west", "north"]
@@ -177,10 +177,6 @@ def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Troubl
 def test_a_zone_where_we_may_do_nothing_is_left_alone_for_longer() -> None:
     assert zones(refused(1, "east", Trouble.PERMISSION, 59 * MINUTE)) == ["west", "north"]
     assert zones(refused(1, "east", Trouble.PERMISSION, 61 * MINUTE)) == ["east", "west", "north"]
-
-
-def test_other_trouble_is_not_held_against_a_zone() -> None:
-    assert zones(refused(1, "east", Trouble.OTHER, 0)) == ["east", "west", "north"]
 
 
 def test_slices_cost_from_when_they_came_until_they_are_gone() -> None:

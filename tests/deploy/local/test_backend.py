@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from deploy.controller.observed import Process
-from deploy.local.backend import LocalBackend
+from deploy.local.backend import LocalBackend, ThisMachine
+from deploy.local.loop import LocalJournal
 from deploy.local.processes import end_session
 from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
@@ -216,6 +217,14 @@ def test_a_keeper_that_nobody_asks_about_is_reported_all_the_same(world: MakeWor
     one.pid()
     assert LocalBackend(one.run).observe([])[KEY].process is Process.RUNNING
     assert LocalBackend(world().run).observe([]) == {}, "it is none of another run's business"
+
+
+def test_an_hour_of_this_machine_costs_what_the_settings_say(world: MakeWorld) -> None:
+    one = world("controller.dollars_per_slice_hour.local=2.5")
+    journal = LocalJournal(one.run, LocalBackend(one.run))
+    journal.read()
+    (here,) = ThisMachine(journal.price).observe().values()
+    assert here.dollars_per_hour == 2.5
 
 
 def test_a_stage_begun_by_hand_can_be_stopped(world: MakeWorld, backend: Callable) -> None:
