@@ -423,7 +423,7 @@ SLICES = {
         [],
     ),
     "a slice is not held for longer than allowed": (
-        world(cpu("b", attempt(1)), accelerator("a", reads=("b",)), slices=(slice_(1, ready=11 * MINUTE),)),
+        world(cpu("b", attempt(1)), accelerator("a", reads=("b",)), slices=(slice_(1, ready=10.1 * MINUTE),)),
         [Release("slice-1", "nothing has needed it for 10 minutes")],
     ),
     "a slice whose attempt has just ended is held": (
@@ -445,6 +445,10 @@ SLICES = {
     ),
     "a failed run gives its slices back": (
         world(accelerator("a", over(1, Ending.CONFIGURATION)), slices=(slice_(1),)),
+        [Release("slice-1", "nothing will need it")],
+    ),
+    "a failed run holds no slice for the stages that it will not come to": (
+        world(cpu("b", over(1, Ending.CONFIGURATION)), ASKS, slices=(slice_(1),)),
         [Release("slice-1", "nothing will need it")],
     ),
 }

@@ -152,6 +152,11 @@ def test_the_last_failure_is_named_though_a_preemption_came_after_it() -> None:
     assert policies.exhausted([*three, ended(P, reason="spot")], POLICY).endswith("the last one: out of memory")
 
 
+def test_a_zone_without_a_price_uses_up_no_budget() -> None:
+    policy = POLICY.model_copy(update={"zones": ("south",)})
+    assert policies.over_budget(world(slices=()), policy, Budget(dollars=0.001)) == ""
+
+
 def test_an_attempt_that_has_ended_uses_no_slice() -> None:
     stage = accelerator("a", over(1, P, slice="slice-1"), attempt(2, slice="slice-2"))
     assert policies.user_of(slice_(1), [stage]) is None
