@@ -8,13 +8,16 @@ $(error EXTRA=$(EXTRA) is nothing jax runs on here: say EXTRA=cpu, EXTRA=cuda or
 endif
 READY := .venv/ready-$(EXTRA)
 DEMO_RUN ?= runs/demo
+# In the cloud. DRY_RUN=1 prints the commands instead of running them; NAME is the run's, where there are several.
+CLOUD = .venv/bin/python -m deploy.gcp $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+NAMED = $(if $(NAME),--name $(NAME))
 # Container images: of tpu, cuda, cpu and controller.
 TARGETS ?= tpu controller
 IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMAGE_REPOSITORY)" --tag "$(IMAGE_TAG)" \
   --targets "$(TARGETS)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny base model on this machine, minutes, and write its report
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
@@ -28,6 +31,15 @@ test-fast: $(READY) ## the tests that take seconds
 test-image: $(READY) ## build the controller's and the cpu image without an engine, and look at them (Debian, root)
 	.venv/bin/python -m pytest -q -rs -s -m image tests/images
 
+test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
+	.venv/bin/python -m pytest -q -rs -m cluster tests/cluster
+
+cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes on this machine, to play with
+	@.venv/bin/python -m tests.cluster up
+
+cluster-down: $(READY) ## end it
+	@.venv/bin/python -m tests.cluster down
+
 lint: $(READY) ## ruff, mypy and the import layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -37,6 +49,31 @@ lint: $(READY) ## ruff, mypy and the import layers
 
 bench: $(READY) ## measure this machine: throughput, loader, corpus, checkpoints
 	.venv/bin/python -m tests.bench
+
+gcp-setup: $(READY) ## cloud: what the project in deploy.env needs; DRY_RUN=1 prints every command
+	@$(CLOUD) setup
+
+deploy-demo deploy-d12 deploy-d20 deploy-d24: deploy-%: $(READY)
+	@$(CLOUD) deploy $(NAMED) $(if $(YES),--yes) $*
+
+deploy-d24: ## cloud: begin a run, or change one; also deploy-demo, deploy-d12, deploy-d20; NAME=, DRY_RUN=1
+
+undeploy status suspend resume cancel: $(READY)
+	@$(CLOUD) $@ $(NAMED)
+
+status: ## cloud: how far runs are; NAME=
+undeploy: ## cloud: end a run, release its slices, keep its data; NAME=
+suspend: ## cloud: stop a run, saved; then `make resume`; NAME=
+resume: ## cloud: go on
+cancel: ## cloud: stop a run for good; NAME=
+
+logs: $(READY) ## cloud: what a stage says, over attempts and hosts: STAGE=pretrain, NAME=
+	@test -n "$(STAGE)" || { echo "which stage? make logs STAGE=pretrain"; exit 2; }
+	@$(CLOUD) logs $(NAMED) $(STAGE)
+
+chat: $(READY) ## talk to the agent of a run: RUN=gs://bucket/name, or a folder
+	@test -n "$(RUN)" || { echo "which run? make chat RUN=gs://bucket/name"; exit 2; }
+	@.venv/bin/nanocode chat $(RUN)
 
 image: ## build the images of TARGETS; BUILDER=docker|podman|buildah|cloudbuild, DRY_RUN=1 prints the commands
 	@$(IMAGES) build
@@ -56,4 +93,5 @@ $(READY): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$(EXTRA)]"
 	@touch $@
 
-.PHONY: help demo test test-fast test-image lint bench image push clean
+.PHONY: help demo test test-fast test-image test-cluster cluster-up cluster-down lint bench image push clean gcp-setup \
+  deploy-demo deploy-d12 deploy-d20 deploy-d24 undeploy status suspend resume cancel logs chat

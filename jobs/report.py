@@ -3,13 +3,14 @@
 import sys
 
 from jobs.stage import Outcome, Task, run_stage
-from nanocode import report
+from nanocode.report.render import render_html, render_markdown
+from nanocode.report.report import build
 
 
 def work(task: Task) -> Outcome:
-    page = report.build(task.run)
-    task.output.write("report.html", report.render_html(page).encode())
-    task.output.write("report.md", report.render_markdown(page).encode())
+    page = build(task.run)
+    task.output.write("report.html", render_html(page).encode())
+    task.output.write("report.md", render_markdown(page).encode())
     return Outcome(outputs={"html": f"{task.folder}/report.html", "markdown": f"{task.folder}/report.md"})
 
 

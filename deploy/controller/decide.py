@@ -52,8 +52,8 @@ def decide(seen: Observed, policy: Controller, budget: Budget) -> Decision:
     if "provisioner" not in seen.unknown:
         actions += slice_actions(seen, policy, states, begun, stopped)
     state, reason = _of_the_run(seen, states, stopped)
-    lives = any(stage.lives for stage in seen.stages) or bool(begun)
-    holds = any(not one.permanent and one.gone is None for one in seen.slices)
+    lives = any(stage.lives for stage in seen.stages) or bool(seen.strays)
+    holds = any(not one.permanent and (one.gone is None or one.present) for one in seen.slices)
     actions += _news(seen, policy, budget, state, reason)
     return Decision(tuple(actions), states, state, reason, spent(seen), state in RESTS and not lives and not holds)
 

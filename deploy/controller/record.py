@@ -6,7 +6,8 @@
     controller/status.json           the last decision, for people and programs that ask; nothing is decided on it
 
 All but the last are created only if absent and never change, so each is read once. What is done stays done while the
-digests are the same. A look costs a handful of requests, however long the run has been going on.
+digests are the same. A look costs a handful of requests, however long the run has been going on: one tells which
+folders there are, and only those are looked into.
 """
 
 import json
@@ -14,7 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from deploy.controller.backend import Unreachable
@@ -25,7 +26,7 @@ from deploy.controller.signs import Signs
 from nanocode.config.settings import Settings, from_yaml
 from nanocode.run.attempts import End, Stop, record, recorded
 from nanocode.run.digests import digests_beside
-from nanocode.run.directory import Marker, RunDirectory, numbers
+from nanocode.run.directory import Claim, Marker, RunDirectory, numbers
 from nanocode.run.graph import STAGES, order
 from nanocode.run.intent import Intent, latest_intent
 from nanocode.storage.objects import AlreadyExists, NotFound, StorageError
@@ -57,6 +58,7 @@ class RunJournal:
         self._attempts: dict[str, dict[int, _Known]] = {name: {} for name in order()}
         self._slices: dict[str, Slice] = {}
         self._told: set[str] | None = None
+        self._folders: tuple[str, ...] = ()
         self._shown: tuple[float, str] = (0.0, "")
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -65,22 +67,27 @@ class RunJournal:
         return _answered(self._read)
 
     def _read(self) -> Written:
+        self._folders = self._run.store.children()
         settings, intent = self._settings(), self._intent()
         before = self._digests_now(settings, intent)
         for name in order():
             if self._may_change(name, before):
-                self._markers[name] = self._run.done(name)
+                self._markers[name] = self._run.done(name) if name in self._folders else None
                 self._look_at_attempts(name)
         digests = self._digests_now(settings, intent)
         stages = tuple(self._stage(name, digests[name]) for name in order())
         self._look_at_slices()
         if self._told is None:
-            self._told = set(self._run.store.children("controller/told"))
+            self._told = set(self._children("controller/told"))
         slices = tuple(self._slices[name] for name in sorted(self._slices))
         return Written(intent, settings.controller, settings.budget, stages, slices, frozenset(self._told))
 
+    def _children(self, folder: str) -> tuple[str, ...]:
+        """What is in it; no question where this look found no folder that it could be in."""
+        return self._run.store.children(folder) if folder.partition("/")[0] in self._folders else ()
+
     def _settings(self) -> Settings:
-        number = max(numbers(self._run.store.children("config"), ".yaml"), default=0)
+        number = max(numbers(self._children("config"), ".yaml"), default=0)
         if self._config is None or self._config[0] != number:
             name = f"config/{number}.yaml"
             text = self._run.store.read(name).decode()
@@ -88,7 +95,7 @@ class RunJournal:
         return self._config[1]
 
     def _intent(self) -> Intent:
-        number = max(numbers(self._run.store.children("control"), ".json"), default=0)
+        number = max(numbers(self._children("control"), ".json"), default=0)
         if self._control[0] != number:
             self._control = (number, latest_intent(self._run))
         return self._control[1]
@@ -118,18 +125,21 @@ class RunJournal:
 
     def _look_at_attempts(self, name: str) -> None:
         known = self._attempts[name]
-        there = numbers(self._run.store.children(f"{name}/attempts"))
-        if len(known) < len(there):
-            for claim in self._run.attempts(name):
-                if claim.attempt not in known:
-                    new = Attempt(claim.attempt, claim.input_digest, claim.claimed.timestamp(), slice=claim.slice)
-                    known[claim.attempt] = _Known(new, Signs(self._run.store, name, claim.attempt))
+        for number in numbers(self._children(f"{name}/attempts")):
+            if number not in known and (claim := self._run.claimed(name, number)) is not None:
+                known[number] = self._newly(name, claim)
         for one in known.values():
             if one.signs is not None:
                 one.signs.look()
                 one.attempt = self._with_facts(name, one.attempt, one.signs)
                 if one.attempt.end is not None:
                     one.signs = None
+
+    def _newly(self, name: str, claim: Claim) -> _Known:
+        """An attempt seen for the first time; of one that has ended its claim and its end are all that matters."""
+        new = Attempt(claim.attempt, claim.input_digest, claim.claimed.timestamp(), slice=claim.slice)
+        end = recorded(self._run, name, claim.attempt, End)
+        return _Known(replace(new, end=end), Signs(self._run.store, name, claim.attempt) if end is None else None)
 
     def _with_facts(self, name: str, attempt: Attempt, signs: Signs) -> Attempt:
         stop = attempt.stop or (recorded(self._run, name, attempt.number, Stop) if signs.has("STOP.json") else None)
@@ -158,7 +168,7 @@ class RunJournal:
         )
 
     def _look_at_slices(self) -> None:
-        for name in self._run.store.children("slices"):
+        for name in self._children("slices"):
             known = self._slices.get(name)
             if known is None or known.gone is None:
                 facts = {stem: self._fact(name, stem) for stem in self._new_facts(name, known)}
@@ -196,8 +206,9 @@ class RunJournal:
             self._create(f"slices/{name}/{fact}.json", {"at": at})
 
     def told(self, key: str) -> bool:
-        self._told = {*(self._told or ()), key}
-        return self._create(f"controller/told/{key}", {})
+        first = self._create(f"controller/told/{key}", {})
+        self._told = {*(self._told or ()), key}  # only now: without an answer the next round tries again
+        return first
 
     def show(self, decision: Decision, at: float) -> None:
         stages = {name: {"state": one.state, "reason": one.reason} for name, one in decision.stages.items()}

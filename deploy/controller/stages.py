@@ -84,14 +84,14 @@ def live_actions(
         yield Kill(stage.name, attempt.number)
     elif attempt.stop is not None:
         yield Leave(stage.name, attempt.number, attempt.stop.reason, attempt.stop.hung)
+    elif attempt.digest != stage.digest:
+        yield Leave(stage.name, attempt.number, "settings or inputs have changed")
     elif stage.done:
         # Whoever has just published the marker is about to end by itself.
         if age(seen.now, attempt.last_sign or attempt.claimed) > policy.termination_seconds:
             yield Leave(stage.name, attempt.number, "the stage is done")
     elif verdict.state in RESTS:
         yield Leave(stage.name, attempt.number, verdict.reason)
-    elif attempt.digest != stage.digest:
-        yield Leave(stage.name, attempt.number, "settings or inputs have changed")
     elif known and (late := overdue(attempt, policy, seen.now, seen.stepped)) is not None:
         yield Leave(stage.name, attempt.number, *late)
 
@@ -132,7 +132,6 @@ def ready(seen: Observed, policy: Controller, states: dict[str, StageState]) -> 
         for stage in seen.stages
         if states[stage.name].state in (State.WAITING, State.STALE, State.PREEMPTED)
         if asked_for(seen, stage.name)
-        if not stage.lives
         if not missing(stage, seen)
         if not waits(counted(stage, seen.intent.forgiven.get(stage.name, 0)), policy, seen.now)
     ]

@@ -99,16 +99,19 @@ class RunDirectory:
 
     def attempts(self, stage: str) -> list[Claim]:
         """The claims of a stage by number; one that cannot be read is left out, loudly."""
-        claims = []
-        for n in self._attempt_numbers(stage):
-            name = f"{self.attempt_folder(stage, n)}/claim.json"
-            try:
-                claims.append(Claim.model_validate_json(self.store.read(name)))
-            except NotFound:
-                continue
-            except ValidationError:
-                log.warning("claim cannot be read: its attempt is ignored", claim=f"{self.store.url}/{name}")
-        return claims
+        claims = (self.claimed(stage, n) for n in self._attempt_numbers(stage))
+        return [claim for claim in claims if claim is not None]
+
+    def claimed(self, stage: str, attempt: int) -> Claim | None:
+        """The claim of one attempt; None where there is none, or none that can be read."""
+        name = f"{self.attempt_folder(stage, attempt)}/claim.json"
+        try:
+            return Claim.model_validate_json(self.store.read(name))
+        except NotFound:
+            return None
+        except ValidationError:
+            log.warning("claim cannot be read: its attempt is ignored", claim=f"{self.store.url}/{name}")
+            return None
 
     def output_folder(self, stage: str, digest: str) -> str:
         """Where the stage's outputs go: named by its digest, so attempts write the same bytes to the same names."""
@@ -136,6 +139,13 @@ class RunDirectory:
             except StaleGeneration:
                 return self.done(stage)  # somebody published a whole one meanwhile
         return marker
+
+    def marker(self, stage: str) -> Marker | None:
+        """The same for whoever only looks: nothing is set aside."""
+        try:
+            return self._parse(stage, self.store.read(f"{stage}/DONE.json"))
+        except NotFound:
+            return None
 
     def finish(self, stage: str, marker: Marker) -> Marker:
         """Publish the marker, last of all writes of a stage; the marker that counts is returned.

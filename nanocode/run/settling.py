@@ -46,9 +46,13 @@ def proposed(
 
 
 def settle(
-    run: RunDirectory, settings: Settings, before: Settings | None, accept_stale: Callable[[str], None]
+    run: RunDirectory,
+    settings: Settings,
+    before: Settings | None,
+    accept_stale: Callable[[str], None],
+    heading: str = "",
 ) -> Settings:
-    """Make these settings the ones that count, if they are others than before.
+    """Make these settings the ones that count, if they are others than before; `heading`: a comment above them.
 
     Where finished stages become stale, `accept_stale` is told so in one line, and raises where nobody agrees.
     """
@@ -56,7 +60,7 @@ def settle(
         names = ", ".join(stale)
         accept_stale(f"settings or sources have changed and make {names} stale: they run again, what they made is kept")
     if settings != before:
-        run.add_config(settings.to_yaml())
+        run.add_config(heading + settings.to_yaml())
     return settings
 
 

@@ -4,23 +4,25 @@ States are the controller's where it wrote them a moment ago, or where it rests 
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from nanocode.config.settings import Settings
 from nanocode.run.attempts import Ending
-from nanocode.run.digests import stage_digests
+from nanocode.run.digests import digests_beside
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.goodput import Ledger
 from nanocode.run.graph import STAGES, order
 from nanocode.run.history import ending, stage_ledger
+from nanocode.run.intent import latest_intent
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.run.segments import newest_first
 from nanocode.run.settling import read_settings
 from nanocode.run.spans import Kind
-from nanocode.storage.objects import NotFound, open_store
-from nanocode.storage.remembered import remembered
+from nanocode.storage.objects import NotFound, Store, open_store
+from nanocode.storage.snapshot import Snapshot
 
 FRESH_SECONDS = 30.0
 """The controller writes its status every 10 s."""
@@ -28,6 +30,8 @@ RESTING = ("failed", "suspended", "cancelled", "over budget")
 """States in which a controller may end: they hold until something is begun."""
 RECENT_SEGMENTS = 4
 """Of 10 s each: what the speed is taken from."""
+READ = re.compile(r"[^/]+/DONE\.json|[^/]+/attempts/\d+/((claim|EXIT|END)\.json|(events|metrics)/.+)|slices/.+")
+"""Names of what nearly every look reads, so it may be read at once."""
 NO_TIME = (Kind.IDLE, Kind.PROVISIONING)
 
 KEYS = (
@@ -39,12 +43,15 @@ class Status:
     """Looks at one run, again and again."""
 
     def __init__(self, location: str) -> None:
-        self.run = RunDirectory(remembered(open_store(location)))
+        self._snapshot = Snapshot(open_store(location))
+        self.run = RunDirectory(cast(Store, self._snapshot))
 
     def read(self) -> dict[str, Any]:
         """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
+        self._snapshot.look(lambda name: READ.fullmatch(name) is not None)
         now, settings = time.time(), read_settings(self.run)
-        digests, told = stage_digests(settings, self.run), self._controller()
+        digests = digests_beside(settings, self.run.marker, latest_intent(self.run).again)
+        told = self._controller()
         fresh = 0 <= now - told["at"] < FRESH_SECONDS
         stages = [self._stage(name, digests[name], settings, now, told if fresh else None) for name in order()]
         states = {stage["state"] for stage in stages}
@@ -56,7 +63,8 @@ class Status:
             state, reason = told["state"], told["reason"]
             for stage in stages:
                 self._rest(stage, told)
-        spent = told["spent_dollars"] if told["at"] else sum(stage["cost_dollars"] for stage in stages)
+        # Where slices have no price, chips may.
+        spent = told["spent_dollars"] or sum(stage["cost_dollars"] for stage in stages)
         found = {"run": self.run.store.url, "state": state, "reason": reason or None}
         return {**found, "spent_dollars": spent, "stages": stages}
 
@@ -81,7 +89,7 @@ class Status:
     def _stage(
         self, name: str, digest: str, settings: Settings, now: float, told: dict[str, Any] | None
     ) -> dict[str, Any]:
-        marker, attempts = self.run.done(name), self.run.attempts(name)
+        marker, attempts = self.run.marker(name), self.run.attempts(name)
         current = marker if marker is not None and marker.input_digest == digest else None
         found: dict[str, Any] = {**dict.fromkeys(KEYS), **self._state(name, current, marker, attempts, digest, now)}
         if told is not None and current is None and (theirs := told["stages"].get(name)):

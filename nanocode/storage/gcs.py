@@ -43,6 +43,9 @@ class GcsStore:
         self._prefix = f"{checked(prefix)}/" if prefix else ""
         self._bucket = bucket if bucket is not None else open_bucket(name)
 
+    def __reduce__(self) -> tuple[type["GcsStore"], tuple[str]]:
+        return GcsStore, (self.url,)  # another process opens the bucket itself: clients cannot be sent
+
     @property
     def url(self) -> str:
         return f"gs://{self._bucket.name}/{self._prefix}".rstrip("/")
@@ -94,11 +97,23 @@ class GcsStore:
         except PreconditionFailed:
             raise StaleGeneration(f"{self._where(name)} changed meanwhile: read it again before deciding") from None
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "", after: str = "") -> Names:
         full = self._prefix + checked_prefix(prefix)
         with translated_gcs(f"{self.url}/{prefix}"):
-            blobs = self._bucket.list_blobs(prefix=full, fields="items(name),nextPageToken", timeout=TIMEOUT_SECONDS)
-            return sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+            blobs = self._bucket.list_blobs(
+                prefix=full,
+                start_offset=self._prefix + checked(after) if after else None,  # itself included
+                fields="items(name),nextPageToken",
+                timeout=TIMEOUT_SECONDS,
+            )
+            names = sorted(blob.name.removeprefix(self._prefix) for blob in blobs)
+        return names[1:] if after and names[:1] == [after] else names
+
+    def generations(self) -> dict[str, int]:
+        with translated_gcs(self.url):
+            fields = "items(name,generation),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
+            return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
@@ -160,6 +175,11 @@ def open_bucket(name: str) -> "Bucket":
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud.storage import Client
 
+    # For spans that nobody collects the client would ask about the bucket after each "not found", from a thread of its
+    # own: a request more, and a permission (storage.buckets.get) that a run does not need.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    # Nor need gcsfs, which checkpoints and the compile cache are written through, know whether it has real folders.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             return Client.create_anonymous_client().bucket(name)

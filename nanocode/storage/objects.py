@@ -26,6 +26,7 @@ import google_crc32c
 ASIDE = ".aside-"
 # EFBIG is what a file size limit (ulimit -f) answers: for the user the same trouble as a full disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+PAGE = 1_000  # names in one answer of Google Cloud Storage to a listing
 Names = list[str]  # inside the stores `list` is the method
 
 
@@ -77,8 +78,14 @@ class Store(Protocol):
     def delete(self, name: str, generation: int | None = None) -> None:
         """Remove the object, if given only at this generation; an absent one is no error without a generation."""
 
-    def list(self, prefix: str = "") -> Names:
-        """All names that begin with `prefix`, sorted; the prefix may end in the middle of a part."""
+    def list(self, prefix: str = "", after: str = "") -> Names:
+        """All names that begin with `prefix`, sorted, if given only those that sort after a name.
+
+        The prefix may end in the middle of a part. A bucket is asked once per `PAGE` names.
+        """
+
+    def generations(self) -> dict[str, int]:
+        """Every name, with a number that changes with the object: for showing, not for `replace` or `delete`."""
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         """The next part of every name below `folder`, sorted, once each: cheap however deep the store is."""
@@ -185,13 +192,21 @@ class LocalStore:
             path.unlink(missing_ok=True)
             sync_folder(path.parent)
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "", after: str = "") -> Names:
         folder = self.root / checked_prefix(prefix).rpartition("/")[0]
         names = []
         for parent, _, files in os.walk(folder):
             base = Path(parent).relative_to(self.root)
             names += [(base / file).as_posix() for file in files if not file.startswith(ASIDE)]
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(name for name in names if name.startswith(prefix) and name > after)
+
+    def generations(self) -> dict[str, int]:
+        found = {}
+        for name in self.list():
+            with suppress(FileNotFoundError):  # pruned meanwhile
+                status = (self.root / name).stat()
+                found[name] = hash((status.st_mtime_ns, status.st_ino, status.st_size))
+        return found
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         path = self.root / checked_prefix(folder)

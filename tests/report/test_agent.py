@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from nanocode.report import Report, agent, agent_charts, build, render_html, render_markdown
+from nanocode.report import agent, agent_charts
 from nanocode.report.agent_facts import AgentEvalFacts, SynthFacts
+from nanocode.report.render import render_html, render_markdown
+from nanocode.report.report import Report, build
 from nanocode.report.transcripts import difference
 from nanocode.run.directory import RunDirectory
 from tests.report import runs

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from nanocode.config.settings import load
-from nanocode.report import Report, build, render_html, render_markdown, time_spent
+from nanocode.report import time_spent
 from nanocode.report.curves import Series, extremes, means, smooth
 from nanocode.report.facts import SourceFacts
+from nanocode.report.render import render_html, render_markdown
+from nanocode.report.report import Report, build
 from nanocode.report.words import quantity
 from nanocode.run.directory import RunDirectory
 from nanocode.run.segments import SegmentWriter

@@ -8,7 +8,8 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def test_a_second_create_is_refused_and_changes_nothing(store: Store) -> None:
     with pytest.raises(AlreadyExists, match="x is there already"):
         store.create("x", b"second")
     assert store.read("x") == b"first"
+
+
+def test_a_store_can_be_handed_to_another_process(store: Store) -> None:
+    store.create("a/b", b"mine")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(store.child("a").read, "b").result(60) == b"mine"
 
 
 def test_of_32_concurrent_creates_exactly_one_wins(store: Store) -> None:
@@ -144,6 +151,16 @@ def test_list_is_sorted_and_takes_any_prefix(store: Store) -> None:
     assert store.list("a/") == ["a/1/deep", "a/10"]
     assert store.list("a/1") == ["a/1/deep", "a/10"]
     assert store.list("c/") == []
+
+
+def test_a_list_can_begin_after_a_name_whether_or_not_that_is_there(store: Store) -> None:
+    for name in ("a/0-1", "a/0-2", "a/0-3", "a/1-1", "b"):
+        store.create(name, b"")
+    assert store.list("a/", "a/0-2") == ["a/0-3", "a/1-1"]
+    assert store.list("a/0-", "a/0-2") == ["a/0-3"]
+    assert store.list("a/0-", "a/0-25") == ["a/0-3"]
+    assert store.list("a/0-", "a/0-3") == []
+    assert store.child("a").list("0", "0-1") == ["0-2", "0-3"]
 
 
 def test_children_are_the_next_parts_only(store: Store) -> None:

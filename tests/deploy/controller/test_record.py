@@ -1,5 +1,6 @@
 """The journal in a real run directory: what is written once is read back, and a look costs little."""
 
+import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.graph import order
 from nanocode.run.intent import begun_again, change_intent, forgive, latest_intent
 from nanocode.run.segments import SegmentWriter
-from nanocode.storage.objects import LocalStore, StorageError
+from nanocode.storage.objects import PAGE, LocalStore, StorageError
 
 NOW = 1_000_000.0
 
@@ -178,6 +179,20 @@ def test_the_user_is_told_once(run: RunDirectory) -> None:
     assert "done-abc" in RunJournal(run).read().told
 
 
+def test_what_could_not_be_noted_is_told_in_the_next_round(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise StorageError("cannot use the bucket: check the network")
+
+    journal = RunJournal(run)
+    with monkeypatch.context() as outage:
+        outage.setattr(run.store, "create", fails)
+        with pytest.raises(Unreachable):
+            journal.told("done-abc")
+    assert "done-abc" not in journal.read().told
+    assert journal.told("done-abc")
+    assert "done-abc" in journal.read().told
+
+
 def test_the_status_is_written_when_it_changes_and_now_and_then(run: RunDirectory) -> None:
     journal = RunJournal(run)
     waiting = Decision((), {"a": StageState(State.WAITING)}, State.WAITING, "", 0.0, False)
@@ -203,26 +218,74 @@ class Counting(LocalStore):
             object.__getattribute__(self, "requests")[name] += 1
         return super().__getattribute__(name)
 
+    def generation(self, name: str) -> int:
+        found = super().generation(name)
+        self.requests["read"] -= 1  # a bucket need not read for it
+        return found
 
-def test_a_look_costs_a_handful_of_requests_however_long_the_run_has_been_going_on(tmp_path: Path) -> None:
-    store = Counting(tmp_path / "run")
+    def list(self, prefix: str = "", after: str = "") -> list[str]:
+        names = super().list(prefix, after)
+        self.requests["further pages"] += len(names) // PAGE
+        return names
+
+
+def long_run(store: Counting, ended: int, segments: int) -> RunJournal:
+    """A run that pretrains, with so many attempts behind it and so many segments published by the live one."""
     run = RunDirectory(store)
-    run.add_config(load("demo", ["corpus.sources=" + str(tmp_path)], environment={}).to_yaml())
+    run.add_config(load("demo", ["corpus.sources=" + str(store.root.parent)], environment={}).to_yaml())
     for name in ("tokenizer", "corpus"):
         finish(run, name)
     journal, digest = RunJournal(run), stage_digests(settings(run), run)["pretrain"]
-    for number in range(1, 60):
+    for number in range(1, ended + 1):
         journal.claim("pretrain", number, digest, None)
+        store.create(f"pretrain/attempts/{number}/metrics/0-000000.jsonl", b"{}")
         journal.end("pretrain", number, End(ending=Ending.PREEMPTED, reason="", at=NOW, progress=number))
-    journal.claim("pretrain", 60, digest, None)
-    with SegmentWriter(store, "pretrain", 60, "metrics", 0) as writer:
-        for step in range(200):
-            writer.write({"kind": "step", "step": step})
-            writer.flush()
+    journal.claim("pretrain", ended + 1, digest, None)
+    folder = store.root / f"pretrain/attempts/{ended + 1}/metrics"
+    folder.mkdir()
+    for seq in range(segments):
+        (folder / f"0-{seq:06d}.jsonl").write_text(json.dumps({"time": NOW + seq, "kind": "step"}))
+    store.requests.clear()
+    return RunJournal(run)
+
+
+def test_a_look_costs_a_handful_of_requests_however_long_the_run_has_been_going_on(tmp_path: Path) -> None:
+    store = Counting(tmp_path / "run")
+    journal = long_run(store, ended=60, segments=200)
     journal.read()
     store.requests.clear()
     journal.read()
-    assert sum(store.requests.values()) <= 12, store.requests
+    assert store.requests.total() <= 6, store.requests
+
+
+def test_the_first_look_reads_of_an_attempt_that_has_ended_its_claim_and_its_end(tmp_path: Path) -> None:
+    found = []
+    for ended in (10, 20):
+        store = Counting(tmp_path / str(ended) / "run")
+        long_run(store, ended, segments=1).read()
+        found.append(store.requests.total())
+    assert found[1] - found[0] == 2 * 10
+
+
+def test_a_look_at_an_attempt_of_a_week_costs_no_more_and_misses_nothing(tmp_path: Path) -> None:
+    store = Counting(tmp_path / "run")
+    journal = long_run(store, ended=0, segments=7 * PAGE)
+    assert stage(journal, "pretrain").attempts[0].last_sign == NOW + 7 * PAGE - 1
+    store.requests.clear()
+    journal.read()
+    assert store.requests.total() <= 8, store.requests
+    folder = "pretrain/attempts/1"
+    for name in (f"{folder}/metrics/0-{7 * PAGE:06d}.jsonl", f"{folder}/metrics/0-{7 * PAGE + 1:06d}.jsonl"):
+        store.create(name, json.dumps({"time": NOW + 100_000, "kind": "step"}).encode())
+    store.create(f"{folder}/checkpoints/80.json", b"{}")
+    store.create(f"{folder}/STOP.json", Stop(reason="suspended", at=NOW).model_dump_json().encode())
+    seen = stage(journal, "pretrain")
+    (attempt,) = seen.attempts
+    assert (attempt.last_sign, attempt.first_step) == (NOW + 100_000, NOW + 7 * PAGE - 1)
+    assert (seen.progress, attempt.stop) == (80, Stop(reason="suspended", at=NOW))
+    store.create(f"{folder}/END.json", b'{"ending": "stopped", "reason": "", "at": 1, "progress": 80}')
+    (attempt,) = stage(journal, "pretrain").attempts
+    assert attempt.end is not None
 
 
 def test_no_answer_from_the_store_is_no_answer(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def test_the_controllers_requirements_cover_whatever_it_imports() -> None:
         for name in imported(path):
             if name in sys.stdlib_module_names or name in ("nanocode", "deploy"):
                 continue
-            who = {owner.lower() for owner in owners.get(name, [name])}
+            who = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
             assert who & (listed | needed_by(listed)), f"{path.relative_to(ROOT)} imports {name}, in no requirement"
 
 

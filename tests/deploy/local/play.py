@@ -44,6 +44,17 @@ def work(task: Task) -> Outcome:
             mutex = ctypes.create_string_buffer(64)
             for _ in range(2):
                 ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+        case "orphans":  # a child of a child that has ended, which ends as well
+            if (child := os.fork()) == 0:
+                if os.fork() == 0:
+                    _note("orphan")
+                    time.sleep(0.5)
+                os._exit(0)
+            os.waitpid(child, 0)
+            with task.preemption.loop():
+                while not task.preemption.reached(0):
+                    time.sleep(0.02)
+                raise Preempted("told to leave; saved")
         case "crowd":  # it has a child of its own
             if os.fork() == 0:
                 _note("child")

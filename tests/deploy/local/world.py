@@ -69,6 +69,20 @@ class World:
             "deploy.local.keeper", "--run-dir", self.run.store.url, "--stage", stage, "--attempt", str(attempt)
         )
 
+    def in_pod(
+        self,
+        stage: str = "tokenizer",
+        worker: int = 0,
+        of: int = 1,
+        termination_log: Path | None = None,
+        subreaper: bool = False,
+    ) -> subprocess.Popen[str]:
+        """A keeper as a pod's template begins it; `subreaper`: orphans become its children, as in a pod."""
+        options = ["--run-dir", self.run.store.url, "--stage", stage, "--attempt", "1"]
+        options += ["--worker", str(worker), "--of", str(of)]
+        options += ["--termination-log", str(termination_log)] if termination_log is not None else []
+        return self.start("tests.deploy.local.subreaper" if subreaper else "deploy.local.keeper", *options)
+
     def claimed(self, stage: str = "tokenizer", attempt: int = 1, who: str = "nobody") -> None:
         self.run.claim_number(stage, attempt, self.digests[stage], who)
 

@@ -1,0 +1,135 @@
+"""Where a run is deployed: `deploy.env`, one `KEY=value` a line, as `deploy.env.example` explains it."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nanocode.run.exits import ConfigurationError
+
+EXAMPLE = "deploy.env.example"
+REQUIRED = ("PROJECT", "REGION", "ZONES", "BUCKET")
+
+
+def _words(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+
+
+class Deployment(BaseModel):
+    """One project, cluster and bucket. The keys in the file are the names in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+    region: Name
+    zones: Words
+    bucket: Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
+    cluster: Name = "nanocode"
+    cluster_location: Name | None = None
+    namespace: Name = "nanocode"
+    kube_context: str | None = None
+    repository: Name = "nanocode"
+    image_tag: str | None = None
+    accelerator: Literal["tpu", "nvidia", "none"] | None = None
+    machine_type: str = "ct6e-standard-8t"
+    topology: Annotated[str, Field(pattern=r"^\d+x\d+(x\d+)?$")] = "2x4"
+    gpu_type: str = "nvidia-h100-80gb"
+    gpus: int = Field(default=1, ge=1)
+    node_pool: Name = "slices"
+    spot: bool = True
+    provisioner: Literal["existing", "gke", "queued-resource", "auto"] = "existing"
+    dollars_per_slice_hour: float | None = Field(default=None, ge=0)
+    budget_dollars: float | None = Field(default=None, gt=0)
+    soul: Path | None = None
+    teacher_secret: str = ""
+    hf_secret: str = ""
+    values: Words = ()
+
+    @model_validator(mode="after")
+    def _zones_are_in_the_region(self) -> Self:
+        if elsewhere := [zone for zone in self.zones if not zone.startswith(f"{self.region}-")]:
+            raise ValueError(
+                f"ZONES={elsewhere[0]} is not in REGION={self.region}: bucket, cluster and slices belong together"
+            )
+        if not self.zones:
+            raise ValueError("ZONES is empty: name at least one zone, best first")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_fit_the_accelerator(self) -> Self:
+        tpu = re.fullmatch(r"ct.*-(1|4|8)t", self.machine_type) is not None
+        if self.accelerator in (None, "tpu") and not tpu:
+            raise ValueError(f"MACHINE_TYPE={self.machine_type} has no TPUs: ct6e-standard-8t holds 8 of them")
+        if self.accelerator == "nvidia" and tpu:
+            raise ValueError(f"MACHINE_TYPE={self.machine_type} has no GPUs: a3-highgpu-1g holds one H100")
+        if tpu and self.chips[0] % self.chips[1]:
+            raise ValueError(
+                f"TOPOLOGY={self.topology} has {self.chips[0]} chips, which machines of {self.chips[1]} "
+                f"(MACHINE_TYPE={self.machine_type}) do not make up"
+            )
+        return self
+
+    @property
+    def location(self) -> str:
+        """Of the cluster: a zonal one's control plane is what Google's free tier pays for."""
+        return self.cluster_location or self.zones[0]
+
+    @property
+    def context(self) -> str:
+        """The name that `gcloud container clusters get-credentials` gives the cluster."""
+        return self.kube_context or f"gke_{self.project}_{self.location}_{self.cluster}"
+
+    @property
+    def registry(self) -> str:
+        return f"{self.region}-docker.pkg.dev/{self.project}/{self.repository}"
+
+    def suited(self, preset: str) -> "Deployment":
+        """With the accelerator that a preset takes where the file names none."""
+        return self.model_copy(update={"accelerator": self.accelerator or ("none" if preset == "demo" else "tpu")})
+
+    @property
+    def target(self) -> str:
+        """Of deploy/images/Dockerfile.jobs."""
+        return {"nvidia": "cuda", "none": "cpu"}.get(self.accelerator or "tpu", "tpu")
+
+    def service_account(self, role: Literal["controller", "trainer", "nodes"]) -> str:
+        return f"nanocode-{role}@{self.project}.iam.gserviceaccount.com"
+
+    @property
+    def chips(self) -> tuple[int, int]:
+        """Of the slice, and of one host of it."""
+        total = 1
+        for side in self.topology.split("x"):
+            total *= int(side)
+        return total, int(self.machine_type.rpartition("-")[2].removesuffix("t"))
+
+
+def read(path: Path) -> Deployment:
+    """What the file says; `ConfigurationError` names the key that is missing, unknown or wrong."""
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not there: cp {EXAMPLE} {path}, and fill in {', '.join(REQUIRED)}")
+    said = {key: (value or "").strip() for key, value in dotenv_values(path, interpolate=False).items()}
+    if missing := [key for key in REQUIRED if not said.get(key)]:
+        raise ConfigurationError(f"{path} says nothing for {missing[0]}: {EXAMPLE} shows what it may be")
+    try:
+        return Deployment.model_validate({key.lower(): value for key, value in said.items() if value})
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    one = error.errors()[0]
+    key = ".".join(str(part) for part in one["loc"]).upper()
+    if one["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, [name.upper() for name in Deployment.model_fields], n=1)
+        return f"{key} is no key: did you mean {near[0]}?" if near else f"{key} is no key: {EXAMPLE} lists them"
+    if one["type"] == "value_error":
+        return one["msg"].removeprefix("Value error, ")
+    return f"{key}={one['input']} cannot be ({one['msg']}): {EXAMPLE} shows what it may be"

@@ -1,0 +1,241 @@
+"""`make deploy-*` and what a user wants of a run, against programs that stand in for gcloud, kubectl and helm."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanocode.run.directory import RunDirectory
+from nanocode.run.segments import SegmentWriter
+from nanocode.storage.objects import open_store
+from tests.deploy.gcp.conftest import CONTEXT, DIGEST, Cloud
+
+
+def helm_values(cloud: Cloud) -> dict[str, object]:
+    values: dict[str, object] = yaml.safe_load(cloud.stdin("upgrade"))
+    return values
+
+
+def changes(asked: list[list[str]]) -> list[list[str]]:
+    """The commands that change something."""
+    words = {"apply", "upgrade", "patch", "uninstall", "create", "add-iam-policy-binding"}
+    return [argv for argv in asked if words & set(argv)]
+
+
+def test_a_deployment_applies_the_definition_then_the_namespace_then_the_release(cloud: Cloud) -> None:
+    cloud.healthy()
+    done = cloud.run("deploy", "d24")
+    assert done.returncode == 0, done.stderr
+    definition, namespace, *identities, release = changes(cloud.asked())
+    assert definition[-1] == "charts/nanocode/crds/trainingrun.yaml"
+    assert namespace[-2:] == ["--filename", "-"]
+    assert [argv[0] for argv in identities] == ["gcloud", "gcloud"]
+    assert release[:4] == ["helm", "upgrade", "--install", "d24"]
+    assert "pod-security.kubernetes.io/enforce" in cloud.stdin("apply", "-")
+
+
+def test_every_command_names_the_cluster_it_means(cloud: Cloud) -> None:
+    cloud.healthy()
+    cloud.run("deploy", "d24")
+    for argv in cloud.asked():
+        if argv[0] in ("kubectl", "helm") and "get-contexts" not in argv:
+            assert {f"--context={CONTEXT}", f"--kube-context={CONTEXT}"} & set(argv)
+
+
+def test_the_release_gets_the_image_by_the_digest_that_the_registry_says(cloud: Cloud) -> None:
+    cloud.healthy()
+    cloud.run("deploy", "d24")
+    image = helm_values(cloud)["image"]
+    assert isinstance(image, dict)
+    assert image["digest"] == DIGEST
+    assert (image["repository"], image["tag"]) == ("us-east5-docker.pkg.dev/my-project/nanocode/jobs-tpu", "abc")
+
+
+def test_what_the_file_says_reaches_the_chart(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.healthy()
+    soul = tmp_path / "SOUL.md"
+    soul.write_text("1. Be brief: `ü`.\n")
+    cloud.env |= {"BUDGET_DOLLARS": "40", "DOLLARS_PER_SLICE_HOUR": "4.32", "SOUL": str(soul)}
+    cloud.answer("get", "secret", "teacher", out="TEACHER_API_KEY ")
+    cloud.env["TEACHER_SECRET"] = "teacher"
+    assert cloud.run("deploy", "d12").returncode == 0
+    values = helm_values(cloud)
+    assert values["bucket"] == "gs://my-bucket"
+    assert values["budgetDollars"] == 40
+    assert values["dollarsPerSliceHour"] == {"pool": 4.32}
+    assert values["soul"] == "1. Be brief: `ü`.\n"
+    assert values["secrets"] == {"teacherKey": "teacher", "hfToken": ""}
+
+
+def test_the_demo_takes_no_slice_unless_it_is_told(cloud: Cloud) -> None:
+    cloud.healthy()
+    cloud.run("deploy", "demo")
+    assert helm_values(cloud)["accelerator"] == "none"
+    assert not [argv for argv in cloud.asked() if "node-pools" in argv]
+
+
+def test_a_dry_run_prints_what_would_be_applied_and_asks_helm_alone(cloud: Cloud) -> None:
+    cloud.answer("template", out="kind: TrainingRun\n")
+    done = cloud.run("--dry-run", "deploy", "d24")
+    assert done.returncode == 0
+    assert [argv[:2] for argv in cloud.asked()] == [["helm", "template"]]
+    assert "--include-crds" in cloud.asked()[0]
+    assert "kubectl" in done.stdout
+    assert "kind: TrainingRun" in done.stdout
+
+
+def no_context(cloud: Cloud) -> None:
+    cloud.answer("get-contexts", out="minikube")
+
+
+def no_answer(cloud: Cloud) -> None:
+    cloud.answer("--raw=/readyz", code=1)
+
+
+def no_bucket(cloud: Cloud) -> None:
+    cloud.answer("buckets", "describe", err="ERROR: gs://my-bucket not found: 404.", code=1)
+
+
+def bucket_elsewhere(cloud: Cloud) -> None:
+    cloud.answer("buckets", "describe", out={"location": "EUROPE-WEST4"})
+
+
+def no_image(cloud: Cloud) -> None:
+    cloud.answer("images", "describe", code=1)
+
+
+def no_pool(cloud: Cloud) -> None:
+    cloud.answer("node-pools", "list", out=[])
+
+
+def pool_of_other_machines(cloud: Cloud) -> None:
+    config = {"machineType": "ct6e-standard-4t", "spot": True}
+    cloud.answer("node-pools", "list", out=[{"name": "other", "config": config, "autoscaling": {"enabled": True}}])
+
+
+def no_secret(cloud: Cloud) -> None:
+    cloud.env["HF_SECRET"] = "hub"
+    cloud.answer("get", "secret", code=1)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (no_context, "get-credentials nanocode --location=us-east5-b"),
+        (no_answer, "gives no answer"),
+        (no_bucket, "not found: 404.): make gcp-setup"),
+        (bucket_elsewhere, "is in europe-west4, the slices in us-east5"),
+        (no_image, "jobs-tpu:abc is not there: make push IMAGE_REPOSITORY="),
+        (no_pool, "no spot node of ct6e-standard-8t"),
+        (pool_of_other_machines, "no spot node of ct6e-standard-8t"),
+        (no_secret, "create secret generic hub --from-literal=HF_TOKEN=..."),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_changed(
+    cloud: Cloud, trouble: Callable[[Cloud], None], said: str
+) -> None:
+    cloud.healthy()
+    trouble(cloud)
+    done = cloud.run("deploy", "d24")
+    assert done.returncode == 78
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    assert any(said in line for line in wrong), done.stdout
+    assert changes(cloud.asked()) == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "patch"),
+    [
+        ("suspend", '{"spec": {"suspend": true}}'),
+        ("resume", '{"spec": {"suspend": false}}'),
+        ("cancel", '{"spec": {"cancel": true}}'),
+    ],
+)
+def test_a_wish_is_patched_into_the_only_run_there_is(cloud: Cloud, wish: str, patch: str) -> None:
+    cloud.answer("trainingruns", out={"items": [{"metadata": {"name": "mine"}}]})
+    assert cloud.run(wish).returncode == 0
+    (argv,) = changes(cloud.asked())
+    assert {"patch", "trainingrun", "mine", f"--patch={patch}"} <= set(argv)
+
+
+@pytest.mark.parametrize(("names", "said"), [([], "there is none"), (["a", "b"], "there are a, b")])
+def test_which_run_is_meant_has_to_be_said_where_it_is_not_clear(cloud: Cloud, names: list[str], said: str) -> None:
+    cloud.answer("trainingruns", out={"items": [{"metadata": {"name": name}} for name in names]})
+    done = cloud.run("suspend")
+    assert done.returncode == 2
+    assert f"{said}: say NAME=" in done.stderr
+    assert changes(cloud.asked()) == []
+
+
+def test_undeploy_gives_the_hook_its_time_and_says_where_the_data_stays(cloud: Cloud) -> None:
+    cloud.answer("get", "trainingrun", out={"spec": {"runDirectory": "gs://my-bucket/mine"}})
+    done = cloud.run("undeploy", "--name", "mine")
+    (argv,) = changes(cloud.asked())
+    assert {"uninstall", "mine", "--timeout=10m"} <= set(argv)
+    assert "gs://my-bucket/mine" in done.stdout
+    assert not [argv for argv in cloud.asked() if argv[0] == "gcloud"]
+
+
+def test_a_release_whose_run_is_gone_can_still_be_removed(cloud: Cloud) -> None:
+    cloud.answer("get", "trainingrun", err="Error from server (NotFound)", code=1)
+    assert cloud.run("undeploy", "--name", "mine").returncode == 0
+    assert [argv for argv in cloud.asked() if "uninstall" in argv]
+
+
+def test_stale_stages_run_again_only_when_that_was_said(cloud: Cloud) -> None:
+    cloud.healthy()
+    cloud.run("deploy", "demo")
+    assert helm_values(cloud)["acceptStale"] is False
+    cloud.forget()
+    cloud.run("deploy", "demo", "--yes")
+    assert helm_values(cloud)["acceptStale"] is True
+
+
+def test_a_name_that_pods_could_not_bear_is_refused(cloud: Cloud) -> None:
+    for name in ("a" * 25, "My-run", "a.b"):
+        assert cloud.run("deploy", "d12", "--name", name).returncode == 2
+    assert cloud.asked() == []
+
+
+def test_logs_are_shown_over_attempts_from_the_bucket_and_from_pods(cloud: Cloud, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = RunDirectory(open_store(str(folder)))
+    for attempt in (1, 2):
+        run.claim_number("pretrain", attempt, "d" * 32, "controller")
+    with SegmentWriter(run.store, "pretrain", 1, "log", "keeper-1") as log:
+        log.write({"time": 20.0, "event": "second", "stream": "stderr"})
+    with SegmentWriter(run.store, "pretrain", 1, "log", "keeper-0") as log:
+        log.write({"time": 10.0, "event": "first", "stream": "stderr"})
+    with SegmentWriter(run.store, "pretrain", 1, "log", "0") as log:
+        log.write({"time": 10.0, "event": "the same, as a record"})
+    states = {"stages": [{"name": "pretrain", "state": "done"}]}
+    cloud.answer("get", "trainingrun", out={"spec": {"runDirectory": str(folder)}, "status": states})
+    cloud.answer("get", "pods", out={"items": []})
+    cloud.answer("logs", out="live")
+    done = cloud.run("logs", "--name", "mine", "pretrain")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "--- pretrain, attempt 1",
+        "1970-01-01 00:00:10 first",
+        "1970-01-01 00:00:20 second",
+        "--- pretrain, attempt 2",
+    ]
+
+
+def test_the_attempt_that_runs_is_followed_on_all_its_hosts(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    states = {"stages": [{"name": "pretrain", "state": "done"}]}
+    cloud.answer("get", "trainingrun", out={"spec": {"runDirectory": str(tmp_path / "run")}, "status": states})
+    pod = {"metadata": {"labels": {"nanocode.dev/attempt": "3"}}, "status": {"phase": "Running"}}
+    cloud.answer("get", "pods", out={"items": [pod, pod]})
+    cloud.answer("logs", out="[pod/a] live")
+    process = cloud.start("logs", "--name", "mine", "pretrain")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "--- pretrain, attempt 3\n"
+    assert process.stdout.readline() == "[pod/a] live\n"
+    process.kill()
+    process.communicate()
+    (argv,) = [argv for argv in cloud.asked() if "logs" in argv]
+    assert "--selector=nanocode.dev/run=mine,nanocode.dev/stage=pretrain,nanocode.dev/attempt=3" in argv
+    assert {"--follow", "--prefix"} <= set(argv)

@@ -1,0 +1,134 @@
+"""`make gcp-setup`, against programs that stand in for gcloud."""
+
+import pytest
+
+from tests.deploy.gcp.conftest import Cloud
+
+DELETES = ("delete", "remove", "remove-iam-policy-binding", "reset", "destroy", "rm")
+
+
+def creations(asked: list[list[str]]) -> list[list[str]]:
+    return [argv for argv in asked if "create" in argv]
+
+
+def test_a_dry_run_prints_every_command_and_runs_none(cloud: Cloud) -> None:
+    dry = cloud.run("--dry-run", "setup")
+    assert dry.returncode == 0
+    assert cloud.asked() == []
+    cloud.answer("describe", code=1)
+    assert cloud.run("setup").returncode == 0
+    for argv in cloud.asked():
+        assert " ".join(argv) in dry.stdout.replace("'", "")
+
+
+def test_what_is_there_is_not_made_again(cloud: Cloud) -> None:
+    done = cloud.run("setup")
+    assert done.returncode == 0
+    assert creations(cloud.asked()) == []
+    assert "there already" in done.stdout
+
+
+def test_nothing_is_ever_deleted(cloud: Cloud) -> None:
+    cloud.answer("describe", code=1)
+    cloud.run("setup")
+    assert creations(cloud.asked())
+    assert not [argv for argv in cloud.asked() if set(argv) & set(DELETES)]
+
+
+def test_the_bucket_is_in_the_region_and_keeps_no_deleted_checkpoints(cloud: Cloud) -> None:
+    cloud.answer("describe", code=1)
+    cloud.run("setup")
+    (bucket,) = [argv for argv in creations(cloud.asked()) if "buckets" in argv]
+    assert {"gs://my-bucket", "--location=us-east5", "--soft-delete-duration=0s"} <= set(bucket)
+
+
+def test_the_cluster_knows_workload_identity_and_streams_images(cloud: Cloud) -> None:
+    cloud.answer("describe", code=1)
+    cloud.run("setup")
+    (cluster,) = [argv for argv in creations(cloud.asked()) if "clusters" in argv]
+    assert {"--workload-pool=my-project.svc.id.goog", "--enable-image-streaming"} <= set(cluster)
+    # GKE_METADATA is what keeps a pod from being the node's account.
+    made = [argv for argv in creations(cloud.asked()) if "container" in argv]
+    assert all("--workload-metadata=GKE_METADATA" in argv for argv in made)
+
+
+def test_the_trainer_may_use_objects_of_the_bucket_and_no_more(cloud: Cloud) -> None:
+    cloud.run("setup")
+    trainer = "--member=serviceAccount:nanocode-trainer@my-project.iam.gserviceaccount.com"
+    grants = [argv for argv in cloud.asked() if trainer in argv]
+    assert [argv[-1] for argv in grants] == ["--role=roles/storage.objectUser"]
+    assert "buckets" in grants[0]  # the bucket's policy, not the project's
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {},
+            {
+                "--machine-type=ct6e-standard-8t",
+                "--spot",
+                "--total-max-nodes=1",
+                "--node-locations=us-east5-b,us-east5-a",
+            },
+        ),
+        (
+            {"TOPOLOGY": "4x4", "MACHINE_TYPE": "ct6e-standard-4t"},
+            {"--tpu-topology=4x4", "--max-nodes=4", "--node-locations=us-east5-b"},
+        ),
+        (
+            {"ACCELERATOR": "nvidia", "MACHINE_TYPE": "a3-highgpu-1g"},
+            {"--machine-type=a3-highgpu-1g", "--accelerator=type=nvidia-h100-80gb,count=1,gpu-driver-version=latest"},
+        ),
+    ],
+)
+def test_the_pool_of_slices_is_what_the_file_asks_for(cloud: Cloud, settings: dict[str, str], words: set[str]) -> None:
+    cloud.env |= settings
+    cloud.answer("describe", code=1)
+    assert cloud.run("setup").returncode == 0
+    (pool,) = [argv for argv in creations(cloud.asked()) if "slices" in argv]
+    assert words <= set(pool)
+    assert "--num-nodes=0" in pool  # nothing is billed before a stage needs it
+
+
+def test_a_step_that_fails_is_named_with_gclouds_own_reason_and_ends_it(cloud: Cloud) -> None:
+    cloud.answer("clusters", "describe", code=1)
+    reason = "ERROR: (gcloud.container.clusters.create) ResponseError: code=403, message=Billing is off."
+    cloud.answer("clusters", "create", err=f"Note: a warning.\n{reason}\nTo see more:\n  look there", code=1)
+    done = cloud.run("setup")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "Billing is off" in done.stderr
+    assert not [argv for argv in cloud.asked() if "node-pools" in argv]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"PROJECT": ""}, "says nothing for PROJECT: deploy.env.example"),
+        ({"BUCKET": "my-bucket"}, "BUCKET=my-bucket cannot be"),
+        ({"BUCKET_NAME": "gs://my-bucket"}, "BUCKET_NAME is no key: did you mean BUCKET?"),
+        ({"ZONES": "us-east1-d"}, "ZONES=us-east1-d is not in REGION=us-east5"),
+        ({"ACCELERATOR": "gpu"}, "ACCELERATOR=gpu cannot be"),
+        ({"ACCELERATOR": "nvidia"}, "MACHINE_TYPE=ct6e-standard-8t has no GPUs"),
+        ({"TOPOLOGY": "2x2"}, "TOPOLOGY=2x2 has 4 chips, which machines of 8"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_in_one_line_before_anything_is_run(
+    cloud: Cloud, change: dict[str, str], said: str
+) -> None:
+    cloud.env |= change
+    done = cloud.run("setup")
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert cloud.asked() == []
+
+
+def test_a_missing_file_and_a_missing_program_are_one_sentence_each(cloud: Cloud) -> None:
+    done = cloud.run("setup")
+    assert done.returncode == 0
+    (cloud.programs / "gcloud").unlink()
+    done = cloud.run("setup")
+    assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
+    assert "gcloud is not on the PATH: install" in done.stderr
