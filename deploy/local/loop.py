@@ -31,7 +31,8 @@ from nanocode.run.exits import Exit
 from nanocode.storage.objects import StorageError, open_store
 
 PATIENCE = 20
-"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on."""
+"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on. Told to leave
+meanwhile, it has them save and ends with them."""
 
 
 class Told:
@@ -149,6 +150,12 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: LocalBac
             decision = None
             if silent == PATIENCE or journal.last is None:
                 raise StorageError(str(error)) from error
+            backend.observe(())  # which asks the run directory nothing: what has ended is not waited for any more
+            if journal.leaving:  # nothing can be written down about it: it counts as preempted
+                for stage, attempt in backend.alive:
+                    backend.stop(stage, attempt)
+                if not backend.alive:
+                    raise StorageError(str(error)) from error
         assert journal.last is not None
         if decision is None or not any(isinstance(action, Close) for action in decision.actions):
             if decision is not None and (decision.resting or (journal.leaving and not backend.alive)):
