@@ -76,8 +76,9 @@ class Release:
     def upgrade(self, **values: Any) -> str:
         return self._with_values("upgrade", values)
 
-    def uninstall(self, *words: str) -> str:
-        return self.cluster.command("helm", "uninstall", self.name, "-n", self.namespace, *words)
+    def uninstall(self) -> str:
+        """What helm says, and what its hook says through it."""
+        return self.cluster.command("helm", "uninstall", self.name, "-n", self.namespace, stderr=True)
 
     def kubectl(self, *words: str) -> str:
         return self.cluster.kubectl("-n", self.namespace, *words)
