@@ -41,7 +41,13 @@ def main() -> int:
         print(f"nanocode: {error}", file=sys.stderr)
         return 1
     health = Health()
-    serve(health, options.port, options.address)
+    # Probes and scrapes come to the pod's address, `kubectl port-forward` to the other.
+    for address in (options.address, "127.0.0.1") if options.address else ("",):
+        try:
+            serve(health, options.port, address)
+        except OSError as error:
+            # A run goes on without its metrics; where the probes fail as well, the kubelet says so.
+            log.warning("no metrics at this address", address=address, port=options.port, error=error.strerror)
     controller = Controller(cluster, options.run, health)
     log.info("controlling", namespace=options.namespace, run=options.run)
     while True:

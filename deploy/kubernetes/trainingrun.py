@@ -215,3 +215,10 @@ def _conditions(news: News, message: str, before: Any, generation: int, now: flo
 
 def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def without_nulls(value: Any) -> Any:
+    """What a merge patch leaves where it is stored: there, null means that a field goes."""
+    if isinstance(value, dict):
+        return {key: without_nulls(one) for key, one in value.items() if one is not None}
+    return [without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -98,7 +98,7 @@ def unscheduled(pod: Object) -> bool:
 def _unscheduled(pod: Object, scheduled: Object, now: float, patience: Patience, kind: Kind) -> Wait:
     if scheduled.get("reason") == "SchedulingGated":
         return Wait("it waits to be admitted by its queue")
-    message = " ".join(str(scheduled.get("message") or scheduled.get("reason") or "").split())[: pods.LONGEST]
+    message = _of_the_scheduler(str(scheduled.get("message") or scheduled.get("reason") or ""))
     if any(fits(pod, node) for node in kind.nodes):
         return Wait(f"it waits for a node: {message}")
     labels = ", ".join(f"{key}={value}" for key, value in sorted(selector(pod).items()))
@@ -106,12 +106,19 @@ def _unscheduled(pod: Object, scheduled: Object, now: float, patience: Patience,
         wanted = ", ".join(f"{value} {key}" for key, value in sorted(pods.wants(pod).items()))
         lacking = f"no node {f'with {labels} ' if labels else ''}is large enough for {wanted} ({message})"
         move = "correct resources of the stage in the values, or add larger nodes"
+    elif kind.proven:
+        return Wait(f"it waits for a node with {labels} to come back: {message}")
     else:
         lacking = f"no node has the labels {labels} ({message})"
         move = "add such a node pool, or correct accelerator, tpu and spot in the values"
     since = pods.seconds(scheduled.get("lastTransitionTime")) or pods.created(pod)
-    over = now - since > patience.node and (bool(kind.nodes) or not kind.proven)
-    return Wait(f"{lacking}: {move}", Exit.CONFIGURATION if over else None)
+    return Wait(f"{lacking}: {move}", Exit.CONFIGURATION if now - since > patience.node else None)
+
+
+def _of_the_scheduler(message: str) -> str:
+    """Its first sentence: those that follow say that evicting others would not help either."""
+    text = " ".join(message.split()).partition(" no new claims to deallocate")[0].partition(" preemption:")[0]
+    return text.rstrip(" .,")[: pods.LONGEST]
 
 
 def fits(pod: Object, node: Object) -> bool:

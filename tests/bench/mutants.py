@@ -14,6 +14,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from pathlib import Path
 MODULES = ("decide", "policies", "stages", "slices")
 """`decide` and the pure functions that it is made of, in `deploy.controller`."""
 FOLDER = Path(__file__).parents[2] / "deploy" / "controller"
-TABLES = ("tests/deploy/controller/test_decide.py", "tests/deploy/controller/test_policies.py")
+TABLES = ("tests.deploy.controller.test_decide", "tests.deploy.controller.test_policies")
 SECONDS = 60
 """Of processor time, for one mutant: ten times as much as the tables and the schedules take."""
 SCHEDULES = 300
@@ -50,8 +51,16 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 OTHERS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 Change = tuple[ast.AST, str, object, str]
 """Node, field and its new value; and what this is, where the code does not show it."""
-EXPLAINED: dict[tuple[str, str], str] = {}
-"""Survivors that are no gap: module and change -> why nobody can notice it."""
+EXPLAINED = {
+    r" > .*  ->  .* >= ": "it differs at one instant only",
+    r"so_far \+ needed < budget.dollars  ->  ": "it differs at one amount only",
+    r"stage.digest\[:4\]": "a key that only has to be another one for other digests",
+    r"or 0\.0  ->  .*(1\.0|`0\.0`)": "there is a time, and none is in January 1970",
+    r"code < 1": "0 is dealt with above",
+    r"for one in slices if not one.permanent": "permanent slices have neither trouble nor a zone of ours",
+    r"reads_what_is_there or .*  ->  without `not": "whoever reads what nobody asked for is out of reach already",
+}
+"""Survivors that are no gap: what the change looks like -> why nobody can notice it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Mutant:
     source: str
 
     def __str__(self) -> str:
-        why = EXPLAINED.get((self.module, self.change), "")
+        why = next((why for pattern, why in EXPLAINED.items() if re.search(pattern, self.change)), "")
         return f"survived: {self.module}.py:{self.line}: {self.change}" + (f"\n    {why}" if why else "")
 
 
@@ -143,6 +152,10 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[Change]:
             return [(node, "value", value + 1, "")]
         case ast.Call(func=ast.Name(id=name)) if name in OTHERS:
             return [(node.func, "id", OTHERS[name], "")]
+        case ast.Return(value=ast.Constant(value=value)) if not value:
+            # Nothing for nothing is no change, and at the end of a function neither is to leave it out.
+            at_the_end = isinstance(parents[node], ast.FunctionDef)
+            return [] if at_the_end else _dropped(node, parents)
         case ast.Return(value=value) if value is not None:
             return [(node, "value", ast.Constant(None), ""), *_dropped(node, parents)]
         case ast.Expr(value=ast.Constant()):
@@ -191,12 +204,9 @@ def judge(mutant: Mutant, schedules: int) -> Verdict:
 
 
 def _noticed(mutant: Mutant, schedules: int) -> str:
-    import pytest
-
     try:
         _install(mutant)
-        if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *TABLES]) != 0:
-            return "tables"
+        _run_tables()
         from tests.deploy.simulation.runner import run
 
         return "simulator" if run(0, schedules, stop_at_first=True).broken else ""
@@ -204,6 +214,16 @@ def _noticed(mutant: Mutant, schedules: int) -> str:
         raise
     except Exception:
         return "tables"
+
+
+def _run_tables() -> None:
+    """Raise at the first case that fails. Under pytest the same takes eight times as long."""
+    for table in TABLES:
+        for name, test in vars(importlib.import_module(table)).items():
+            if name.startswith("test_"):
+                marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+                for case in marks[0].args[1] if marks else [None]:
+                    test(case) if marks else test()
 
 
 def _install(mutant: Mutant) -> None:

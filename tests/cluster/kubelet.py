@@ -52,7 +52,7 @@ class Kubelet:
         self._draining = False
         self.path = f"/api/v1/nodes/{node.name}"
         folder = site.folder / node.name
-        folder.mkdir(mode=0o711)
+        folder.mkdir(mode=0o711, exist_ok=True)  # a machine that is repaired keeps its name
         self._host = Host(
             node.name, "127.0.0.1", folder, api, site.cloud, site.api_server, site.images, site.names, self._hung
         )

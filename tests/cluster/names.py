@@ -40,7 +40,7 @@ class Names:
 
     def serve(self, pod: Json, path: Path) -> None:
         """Keeps the hosts file of a pod until `forget`."""
-        path.write_text("")
+        path.write_text(hosts_file(pod, self.address(pod), {}))
         path.chmod(0o644)
         with self._lock:
             self._files[pod["metadata"]["uid"]] = (pod, path)

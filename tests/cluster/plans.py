@@ -51,6 +51,20 @@ def plan(pod: Json, container: Json, image: Image, volumes: Volumes, surrounding
     )
 
 
+def unsupported(pod: Json) -> str:
+    """What a pod asks for that would be left out in silence, as words; empty if there is nothing."""
+    spec = pod["spec"]
+    containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
+    asked = {
+        "lifecycle hooks": any(one.get("lifecycle") for one in containers),
+        "startup probes": any(one.get("startupProbe") for one in containers),
+        "sidecars": any(one.get("restartPolicy") for one in spec.get("initContainers") or ()),
+        "the host's namespaces": any(spec.get(f"host{kind}") for kind in ("Network", "PID", "IPC")),
+        "privileged containers": any((one.get("securityContext") or {}).get("privileged") for one in containers),
+    }
+    return ", ".join(what for what, is_asked in asked.items() if is_asked)
+
+
 def owner(pod: Json) -> Owner:
     """Whose the volumes are. A token is private to a user only if all containers say the same one.
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from tests.cluster.accelerators import tpu_environment
 from tests.cluster.access import UNREACHABLE, Api, Json, Refused
-from tests.cluster.containers import Plan
+from tests.cluster.containers import Container, Plan
 from tests.cluster.environment import Unresolved
 from tests.cluster.images import Image, Images
 from tests.cluster.names import DOMAIN, Names
-from tests.cluster.plans import Surroundings, owner, plan
-from tests.cluster.probes import Readiness
+from tests.cluster.notes import Notes
+from tests.cluster.plans import Surroundings, owner, plan, unsupported
+from tests.cluster.probes import KINDS, Probe
 from tests.cluster.slots import Slot, timestamp
 from tests.cluster.statuses import Circumstances, status_of
 from tests.cluster.volumes import Volumes
@@ -54,7 +55,8 @@ class PodWorker(threading.Thread):
         self.folder.mkdir(mode=0o711)
         self._wake = threading.Event()
         self._gone = self._vanished = self._confirmed = False
-        self._noted: dict[str, str] = {}
+        self._note = Notes(pod, host.name, host.api, host.hung)
+        self._condemned: dict[str, tuple[int, float]] = {}
         self._shut_down_within: float | None = None
         self._kill_at: float | None = None
         self._mounted = False
@@ -66,7 +68,9 @@ class PodWorker(threading.Thread):
         self._main = [self._slot(one, is_init=False) for one in spec["containers"]]
         self._address = host.names.address(pod)
         pod["status"] = {**pod.get("status", {}), "podIP": self._address, "hostIP": host.address}
-        self._probes = {one["name"]: Readiness(one, self._address) for one in spec["containers"]}
+        self._probes = {
+            (one["name"], kind): Probe(one, kind, self._address) for one in spec["containers"] for kind in KINDS
+        }
         self._volumes = Volumes(pod, self.folder / "volumes", host.api, self._lookup, owner(pod))
 
     def slot(self, container: str) -> Slot | None:
@@ -151,17 +155,32 @@ class PodWorker(threading.Thread):
         for slot in self._main:
             slot.advance(self._planner(slot))
             if slot.container is not None:
-                probe = self._probes[slot.spec["name"]]
-                was = slot.ready
-                slot.ready, problem = probe.judge(slot.container.started, was)
-                if problem:
-                    self._note("Warning", "Unhealthy", f"Readiness {problem}")
-                if slot.ready != was:
-                    self._host.names.refresh()
+                self._probe(slot, slot.container)
         try:
             self._volumes.renew_tokens()
         except (Refused, *UNREACHABLE):
             return  # there is a fifth of its life left to try again
+
+    def _probe(self, slot: Slot, container: Container) -> None:
+        """Whether it is ready, and whether it must be started anew."""
+        name, was = slot.spec["name"], slot.ready
+        slot.ready, problem = self._probes[name, "readinessProbe"].judge(container.started, was)
+        if problem:
+            self._note("Warning", "Unhealthy", f"Readiness {problem}")
+        if slot.ready != was:
+            self._host.names.refresh()
+        alive, problem = self._probes[name, "livenessProbe"].judge(container.started, True)
+        if problem:
+            self._note("Warning", "Unhealthy", f"Liveness {problem}")
+        condemned, kill_at = self._condemned.get(name, (0, 0.0))
+        if condemned == container.pid:
+            if time.time() >= kill_at:
+                slot.stop(signal.SIGKILL)
+        elif not alive:
+            self._note("Normal", "Killing", f"Container {name} failed liveness probe, will be restarted")
+            grace = float(self.pod["spec"].get("terminationGracePeriodSeconds") or 0)
+            self._condemned[name] = (container.pid, time.time() + grace)
+            slot.stop(signal.SIGTERM)
 
     def _grace(self) -> float | None:
         """Seconds that the containers have from being told to end; None while nobody told them."""
@@ -194,6 +213,8 @@ class PodWorker(threading.Thread):
         if time.time() < self._next_mount:
             return False
         try:
+            if lack := unsupported(self.pod):
+                raise Unresolved(f"this kubelet does not simulate {lack}")
             self._volumes.prepare()
             self._surroundings = self._make_surroundings()
         except (Unresolved, Refused, *UNREACHABLE) as problem:
@@ -276,19 +297,3 @@ class PodWorker(threading.Thread):
         except (Refused, *UNREACHABLE):
             return
         self._confirmed = True
-
-    def _note(self, kind: str, reason: str, message: str) -> None:
-        if self._host.hung.is_set() or self._noted.get(reason) == message:
-            return
-        self._noted[reason] = message
-        metadata, now = self.pod["metadata"], timestamp(time.time())
-        event = {
-            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
-            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]},
-            "type": kind, "reason": reason, "message": message[:1024], "firstTimestamp": now, "lastTimestamp": now, "count": 1,
-            "source": {"component": "kubelet", "host": self._host.name},
-        }  # fmt: skip
-        try:
-            self._host.api.create(f"/api/v1/namespaces/{metadata['namespace']}/events", event)
-        except (Refused, *UNREACHABLE):
-            return  # events are best effort, as the kubelet's own are

@@ -1,4 +1,4 @@
-"""Readiness: whether a container's port answers (kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes)."""
+"""Whether a container's port answers (kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes)."""
 
 import http.client
 import socket
@@ -7,25 +7,32 @@ from dataclasses import dataclass
 
 from tests.cluster.access import Json
 
+KINDS = ("readinessProbe", "livenessProbe")
+
 
 @dataclass
-class Readiness:
-    """One container's probe; a container without one is ready as long as it runs."""
+class Probe:
+    """One container's probe of one kind; without one a container is ready and alive as long as it runs."""
 
     container: Json
+    kind: str
     address: str
+    _run: float = 0.0
+    """When the run began that the answers are from."""
     _next: float = 0.0
     _answers: int = 0
     """Successes in a row, or, negative, failures."""
 
-    def judge(self, started: float, ready: bool) -> tuple[bool, str]:
-        """(ready now, what the last probe complained of); called often, probes when it is time."""
-        probe = self.container.get("readinessProbe")
+    def judge(self, started: float, before: bool) -> tuple[bool, str]:
+        """(the verdict, `before` while there is no other; what this call's probe complained of). Called often, asks when it is time."""
+        probe = self.container.get(self.kind)
         if not probe:
             return True, ""
+        if self._run != started:
+            self._run, self._answers = started, 0
         now = time.time()
         if now < max(self._next, started + probe.get("initialDelaySeconds", 0)):
-            return ready, ""
+            return before, ""
         self._next = now + probe.get("periodSeconds", 10)
         problem = self._ask(probe)
         self._answers = min(self._answers, 0) - 1 if problem else max(self._answers, 0) + 1
@@ -33,7 +40,7 @@ class Readiness:
             return True, ""
         if -self._answers >= probe.get("failureThreshold", 3):
             return False, problem
-        return ready, problem
+        return before, problem
 
     def _ask(self, probe: Json) -> str:
         seconds = probe.get("timeoutSeconds", 1)

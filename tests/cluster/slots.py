@@ -70,9 +70,10 @@ class Slot:
             self.container.signal(number)
 
     def reap(self) -> None:
-        """Waits for a container that was killed."""
+        """Waits for a container that was killed, and forgets what it wrote."""
         if self.container is not None:
             self.container.runtime.wait()
+            remove(self.folder / f"{self.runs - 1}.layer")
 
     def close(self, code: int = 137) -> None:
         """The pod ends: no further start, and a container that never ran is one that was ended."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.access import Json
 from tests.cluster.cluster import Cluster
+from tests.cluster.containers import remove
 from tests.cluster.images import Image
 from tests.cluster.manifests import RESTRICTED, container, headless_service, indexed_job, on, pod, pod_spec
 from tests.cluster.node import v6e_node
@@ -189,6 +190,9 @@ def test_a_pod_that_does_not_leave_in_time_is_killed(cluster: Cluster, namespace
     seen = next(item for _, item in watching if item.get("status", {}).get("phase") == "Failed")
     watching.close()
     assert seen["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
+    # A machine that is made anew may have the same name.
+    cluster.add(v6e_node("spot-1"))
+    assert run_pod(cluster, namespace, "next", pod_spec(container("echo again"), **on("spot-1"))) == "again\n"
 
 
 def test_a_node_that_vanishes_reports_nothing_and_is_found_out_by_its_lease(cluster: Cluster, namespace: str) -> None:
@@ -328,6 +332,22 @@ def test_a_container_that_crashes_is_started_again_later_and_later(cluster: Clus
     assert cluster.kubectl("-n", namespace, "logs", "crash", "--previous") == "boom\n"
 
 
+def test_a_container_that_is_alive_no_more_is_started_again(cluster: Cluster, namespace: str) -> None:
+    probe = {"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 2}
+    spec = pod_spec(
+        container("sleep 1000", livenessProbe=probe), restartPolicy="Always", terminationGracePeriodSeconds=1
+    )
+    cluster.apply(pod(namespace, "stuck", spec))
+
+    def again() -> Json:
+        (status,) = fetch(cluster, namespace, "pods", "stuck")["status"].get("containerStatuses") or [{}]
+        return status if status.get("restartCount", 0) > 0 else {}
+
+    # As process 1 it hears no SIGTERM that it has no handler for.
+    assert wait_until("it is restarted", again)["lastState"]["terminated"]["exitCode"] == 137
+    cluster.kubectl("-n", namespace, "delete", "pod", "stuck", "--grace-period=1")
+
+
 def test_running_pods_survive_a_restart_of_the_api_server(cluster: Cluster, namespace: str) -> None:
     cluster.apply(indexed_job(namespace, "through", pod_spec(container("echo a; sleep 4; echo b"))))
     wait_until("it runs", lambda: [p for p in pods_of(cluster, namespace) if p["status"]["phase"] == "Running"])
@@ -383,4 +403,6 @@ with Cluster(images) as cluster:
             owner.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+    for layer in folder.glob("nodes/*/*/*/*.layer"):
+        remove(layer)
     shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from tests.cluster.environment import Unresolved, entry, expand, field_of
 from tests.cluster.images import Image, Images
 from tests.cluster.names import hosts_file, records
 from tests.cluster.node import v6e_node
+from tests.cluster.plans import unsupported
 from tests.images.build import Image as Built
 
 
@@ -139,6 +140,14 @@ def test_a_container_that_asks_for_no_chips_is_told_nothing_about_them() -> None
         "TPU_WORKER_ID": "0",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
+
+
+def test_what_a_simulated_node_would_leave_out_is_named() -> None:
+    main: Json = {"lifecycle": {"preStop": {}}, "livenessProbe": {}}
+    assert unsupported({"spec": {"containers": [{"livenessProbe": {}}]}}) == ""
+    assert (
+        unsupported({"spec": {"containers": [main], "hostNetwork": True}}) == "lifecycle hooks, the host's namespaces"
+    )
 
 
 @pytest.mark.parametrize(("machine", "chips"), [("ct6e-standard-8t", "8"), ("ct6e-standard-4t", "4")])

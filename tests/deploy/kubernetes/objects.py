@@ -7,7 +7,10 @@ from deploy.kubernetes import waits
 
 Object = dict[str, Any]
 NOW = 1_800_000_000.0
-MESSAGE = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+MESSAGE = (  # as kube-scheduler 1.36 says it
+    "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, "
+    "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+)
 SELECTOR = {"cloud.google.com/gke-tpu-topology": "2x4"}
 PATIENCE = waits.Patience(mistake=300, node=3600, admission=600)
 

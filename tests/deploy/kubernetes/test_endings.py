@@ -94,7 +94,7 @@ def counts_as(found: Seen) -> tuple[Ending, str]:
          Ending.FAILED, "it ended with exit code 0 and left no marker"),
         ("a worker of a split stage failed once too often",
          job(failed("MaxFailedIndexesExceeded"), hosts=2, split=True),
-         [pod(0, ran(0)), pod(1, ran(1, "no such file"))], HERE, Ending.FAILED, "exit code 1: host 1: no such file"),
+         [pod(0, ran(0)), pod(1, ran(1, "no such file"))], HERE, Ending.FAILED, "exit code 1: worker 1: no such file"),
     ],
 )  # fmt: skip
 def test_an_ending_is_told_apart(
@@ -152,10 +152,10 @@ PROVEN = waits.Kind(proven=True)
          "`secrets` in the values"),
         ("no node of its kind", {}, [homeless(90)], waits.Kind(),
          "no node has the labels cloud.google.com/gke-tpu-topology=2x4 (0/3 nodes are available: 3 node(s) didn't match Pod's "
-         "node affinity/selector.): add such a node pool, or correct accelerator, tpu and spot in the values"),
+         "node affinity/selector): add such a node pool, or correct accelerator, tpu and spot in the values"),
         ("only nodes that are too small", {}, [homeless(90)], SMALL_KIND,
          "no node with cloud.google.com/gke-tpu-topology=2x4 is large enough for 8 cpu, 8 google.com/tpu, 48Gi memory (0/3 nodes "
-         "are available: 3 node(s) didn't match Pod's node affinity/selector.): correct resources of the stage in the values, or "
+         "are available: 3 node(s) didn't match Pod's node affinity/selector): correct resources of the stage in the values, or "
          "add larger nodes"),
     ],
 )  # fmt: skip

@@ -269,6 +269,8 @@ def test_a_status_is_written_at_most_every_ten_seconds_and_not_over_a_newer_vers
     one.rounds(20, seconds=2)
     written = one.server.requests.count(("patch", "trainingruns/status"))
     assert written <= 4
+    one.rounds(3)
+    assert one.server.requests.count(("patch", "trainingruns/status")) == written, "it says nothing new"
     one.server.trouble = lambda verb, what: 409 if verb == "patch" else None
     before = dict(one.status)
     one.done("tokenizer")
