@@ -27,7 +27,7 @@ from deploy.controller.record import RunJournal
 from deploy.local.backend import ZONE, LocalBackend, ThisMachine
 from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
-from nanocode.run.exits import Exit
+from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.storage.objects import StorageError, open_store
 
 PATIENCE = 20
@@ -214,6 +214,9 @@ def main() -> int:
     environment = dict(pair.split("=", 1) for pair in options.environment)
     try:
         return control(RunDirectory(open_store(options.run_dir)), environment)
+    except ConfigurationError as error:
+        say(str(error))
+        return Exit.CONFIGURATION
     except StorageError as error:
         say(str(error))
         return Exit.FAILED
