@@ -6,7 +6,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import tpu_v2
 
-from tests.clouds.conftest import Now
+from tests.clouds.fixtures import Now
 from tests.clouds.tpu import Initiator, State, TpuServer
 from tests.clouds.world import Code, World
 

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -405,6 +406,6 @@ class InProcess:
                 found = self._service.world.call(name, lambda: act(kind(request)))
             except Refusal as refusal:
                 raise exceptions.from_grpc_status(refusal.code, refusal.message) from refusal
-            return found
+            return SimpleNamespace(pages=[found]) if method.startswith("list_") else found
 
         return ask
