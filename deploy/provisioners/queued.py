@@ -68,11 +68,11 @@ class QueuedResources:
         cloud: Callable[[], Cloud],
         recorded: Callable[[], Iterable[Slice]],
         clock: Callable[[], float],
-        image: Callable[[], str | None] = lambda: None,
+        broken: Callable[[str], str] = lambda slice: "",
     ) -> None:
-        """`run`: address of the run directory. `recorded`: the slices of the journal. `image`: where the cloud's is not named."""
+        """`run`: address of its directory. `recorded`: the slices of the journal. `broken`: why one is of no use."""
         self._connection, self._url, self._run = connection, run, labels.run_label(run)
-        self._cloud, self._recorded, self._clock, self._image = cloud, recorded, clock, image
+        self._cloud, self._recorded, self._clock, self._broken = cloud, recorded, clock, broken
         self._refused: dict[str, Slice] = {}
         self._looked: dict[str, Mapping[str, Slice]] = {}
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="zone")
@@ -120,8 +120,7 @@ class QueuedResources:
         cloud = self._cloud()
         called = labels.name_of(self._run, name)
         parent = self._parent(zone)
-        image = cloud.image or self._image()
-        if image is None:
+        if cloud.image is None:
             self._refuse(name, zone, Refusal(Trouble.PERMISSION, "no image is named: set cloud.image to one by digest"))
             return
         parameters = Parameters(
@@ -129,7 +128,7 @@ class QueuedResources:
             slice=name,
             name=called,
             parent=parent,
-            image=image,
+            image=cloud.image,
             labels=labels.labels(self._run, name, owner(cloud), self._clock() + cloud.expiry_hours * 3600),
         )
         asking = tpu_v2.CreateQueuedResourceRequest(
@@ -201,6 +200,8 @@ class QueuedResources:
     def _slice(self, name: str, zone: str, resource: Any) -> Slice:
         state = getattr(resource.state.state, "name", str(resource.state.state))
         found = self._trouble(zone, state, resource)
+        if found is None and (why := self._broken(name)):
+            found = Refusal(Trouble.OTHER, why)
         trouble, reason = (found.trouble, found.sentence) if found is not None else (None, "")
         return Slice(name, zone, usable=state == "ACTIVE", trouble=trouble, reason=reason)
 
