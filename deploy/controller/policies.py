@@ -194,6 +194,7 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
         Trouble.STOCKOUT: policy.stockout_minutes,
         Trouble.QUOTA: policy.stockout_minutes,
         Trouble.PERMISSION: PERMISSION_MINUTES,
+        Trouble.OTHER: policy.stockout_minutes,
     }
 
     def refused(zone: str) -> bool:
@@ -229,6 +230,11 @@ def spent(seen: Observed) -> float:
     return total
 
 
+def _costs(one: Slice, seen: Observed) -> bool:
+    """Whether it costs now."""
+    return user_of(one, seen.stages) is not None if one.permanent else one.ready is not None and one.gone is None
+
+
 def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
     """Dollars that slices still cost once it is decided to stop: the grace, giving them back, and the looks between."""
     seconds = policy.termination_seconds + policy.release_seconds + LOOKS_TO_STOP * policy.seconds_between_looks
@@ -238,16 +244,18 @@ def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
 def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     """Why going on would cost more than there is; empty while it would not.
 
-    Stopping begins at the budget less what stopping costs. With nothing held, a slice has to be worth its start.
+    Stopping begins at the budget less what stopping costs. With nothing in use, a slice has to be worth its start.
     """
     if budget.dollars is None:
         return ""
-    costing = [one for one in seen.slices if not one.permanent and one.gone is None and one.ready is not None]
+    costing = [one for one in seen.slices if _costs(one, seen)]
     so_far = spent(seen)
     if costing:
         needed = cost_of_stopping((one.dollars_per_hour for one in costing), policy)
     else:
-        cheapest = min((policy.dollars_per_slice_hour.get(zone, 0.0) for zone in policy.zones), default=0.0)
+        prices = [one.dollars_per_hour for one in seen.slices if one.permanent]
+        prices = prices or [policy.dollars_per_slice_hour.get(zone, 0.0) for zone in policy.zones]
+        cheapest = min(prices, default=0.0)
         needed = cost_of_stopping([cheapest], policy) + cheapest * USEFUL_MINUTES * 60 / SECONDS_PER_HOUR
     if so_far + needed < budget.dollars:
         return ""

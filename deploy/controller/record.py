@@ -82,6 +82,11 @@ class RunJournal:
         slices = tuple(self._slices[name] for name in sorted(self._slices))
         return Written(intent, settings.controller, settings.budget, stages, slices, frozenset(self._told))
 
+    @property
+    def settings(self) -> Settings | None:
+        """Those that counted at the last look."""
+        return self._config[1] if self._config is not None else None
+
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""
         return self._run.store.children(folder) if folder.partition("/")[0] in self._folders else ()
@@ -206,8 +211,9 @@ class RunJournal:
             self._create(f"slices/{name}/{fact}.json", {"at": at, **({"reason": reason} if reason else {})})
 
     def told(self, key: str) -> bool:
-        self._told = {*(self._told or ()), key}
-        return self._create(f"controller/told/{key}", {})
+        first = self._create(f"controller/told/{key}", {})
+        self._told = {*(self._told or ()), key}  # only now: without an answer the next round tries again
+        return first
 
     def show(self, decision: Decision, at: float) -> None:
         stages = {name: {"state": one.state, "reason": one.reason} for name, one in decision.stages.items()}

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 
 import psutil
@@ -42,8 +43,14 @@ def was_there(pid: int, at: float) -> bool:
     return False
 
 
-def end_session(leader: int) -> None:
-    """Kill what a process that led a session, and is gone, has left behind."""
+def end_session(leader: int, began: float) -> None:
+    """Kill what a process that began then to lead a session, and is gone, has left behind.
+
+    Nothing where the number is somebody else's by now: while it names a session, the kernel gives it to no process, so
+    one that has it leads a session of its own, as after a restart of the machine all sessions are others.
+    """
+    if was_there(leader, time.time()) or psutil.boot_time() > began:
+        return
     for pid in psutil.pids():
         with suppress(OSError):
             if pid != leader and os.getsid(pid) == leader:

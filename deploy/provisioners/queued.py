@@ -8,6 +8,7 @@ and goes on counting against the quota: it is trouble, is deleted by force, and 
 Every call has a deadline and no retry: the next round asks again, under the same name, with the same request id.
 """
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +44,20 @@ class Connection:
 
 
 def connect(cloud: Cloud) -> Connection:
-    """With the credentials that are there; `ConfigurationError` where there are none, or no project is named."""
+    """With the credentials that are there; `ConfigurationError` where there are none, or no project is named.
+
+    `TPU_EMULATOR_HOST` is honoured as `STORAGE_EMULATOR_HOST` is: without credentials.
+    """
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import tpu_v2
 
+    if (emulator := os.environ.get("TPU_EMULATOR_HOST")) is not None:
+        import grpc
+        from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
+
+        transport = TpuGrpcTransport(channel=grpc.insecure_channel(emulator))
+        return Connection(tpu_v2.TpuClient(transport=transport), cloud.project or "emulated")
     try:
         credentials, project = google.auth.default()
     except DefaultCredentialsError as error:

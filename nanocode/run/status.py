@@ -63,7 +63,8 @@ class Status:
             state, reason = told["state"], told["reason"]
             for stage in stages:
                 self._rest(stage, told)
-        spent = told["spent_dollars"] if told["at"] else sum(stage["cost_dollars"] for stage in stages)
+        # Where slices have no price, chips may.
+        spent = told["spent_dollars"] or sum(stage["cost_dollars"] for stage in stages)
         found = {"run": self.run.store.url, "state": state, "reason": reason or None}
         return {**found, "spent_dollars": spent, "stages": stages}
 

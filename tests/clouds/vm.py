@@ -58,7 +58,7 @@ class Vm:
             "GCE_METADATA_HOST": address,
             "SECRETS_API": f"http://{address}",
             "TPU_API": f"http://{address}",
-            "NANOCODE_STATE": str(folder / "state"),
+            "VM_STATE": str(folder / "state"),
             "CONTAINERS": str(folder / "containers"),
             "IMAGES": images,
             "APP": str(app),

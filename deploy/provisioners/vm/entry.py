@@ -1,6 +1,6 @@
 """The first process of a stage's container on a TPU VM: reads secrets, then becomes the command that needs them.
 
-    python -m deploy.provisioners.vm.entry --secrets '{"KEY": "projects/P/secrets/S/versions/V"}' --said FILE -- COMMAND...
+    python -m deploy.provisioners.vm.entry --secrets '{"KEY": "projects/P/secrets/S/versions/V"}' -- COMMAND...
 
 The values come from Secret Manager under the VM's own service account
 (cloud.google.com/secret-manager/docs/access-secret-version); they are in no metadata, no command line and no container

@@ -9,7 +9,7 @@ set -u
 
 metadata="http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance"
 tpu_api="${TPU_API:-https://tpu.googleapis.com}"
-state="${NANOCODE_STATE:-/run/nanocode}"
+state="${VM_STATE:-/run/nanocode}"
 export DOCKER_CONFIG="$state/docker" # credentials of the registry stay in memory
 
 ask() { # PATH: what the metadata server says

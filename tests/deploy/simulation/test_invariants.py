@@ -18,7 +18,7 @@ from tests.deploy.simulation.machines import Machines
 from tests.deploy.simulation.runner import run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-SCHEDULES = 400
+SCHEDULES = 1500
 """Within so many, a bug has to be caught; most are in the first ten."""
 
 
@@ -190,6 +190,10 @@ PLANTS: dict[str, tuple[Plant, str]] = {
     # never a slice that nobody uses
     "an idle slice is kept": (instead(slices, "idle_seconds", lambda *_: 0.0), "nobody has used"),
     "a slice that does not come is waited for": (instead(slices, "hopeless", lambda *_: ""), "is still asked for"),
+    "what another controller has just begun counts as a stray": (
+        instead(reconcile, "STRANGER_SECONDS", -1.0),
+        "is killed, and nobody had told it to leave",
+    ),
     "strays are left alone": (without(Kill), "lives though its attempt has ended"),
     # the budget
     "stopping costs nothing": (instead(policies, "cost_of_stopping", lambda *_: 0.0), r"spent, .* allowed"),
