@@ -45,6 +45,8 @@ def run(
     trouble = parse_chaos(chaos) if chaos is not None else None
     directory = RunDirectory(open_store(location))
     settings = settle(directory, preset, overrides, config, yes)
+    if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
+        raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
     code: int = Exit.DONE
     if not all(settling.is_done(directory, stage, settings) for stage in chosen):
         wanted = tuple(stage.name for stage in chosen) if stages else ()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -11,7 +12,7 @@ from deploy.controller.backend import Backend, Provisioner, Unreachable
 from deploy.controller.decide import decide
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Journal, Written
-from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage
+from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage, Trouble
 from deploy.controller.policies import age
 from nanocode.run.attempts import End, Stop
 
@@ -115,8 +116,8 @@ class Reconciler:
             case Release(name, _):
                 self._journal.note(name, "released", now)
                 self._provisioner.release(name)
-            case Note(name, fact):
-                self._journal.note(name, fact, now)
+            case Note(name, fact, reason):
+                self._journal.note(name, fact, now, reason)
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
@@ -135,7 +136,12 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
     found = []
     for one in written:
         shown = there.get(one.name)
-        present, usable = shown is not None, shown is not None and shown.usable
-        trouble = one.trouble or (shown.trouble if shown is not None else None)
-        found.append(replace(one, present=present, usable=usable, trouble=trouble))
+        if shown is None:
+            found.append(replace(one, present=False, usable=False))
+            continue
+        trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
+        if trouble is None and one.ready is not None and one.released is None and not shown.machines:
+            trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
+        changes: dict[str, Any] = {"usable": shown.usable, "machines": shown.machines}
+        found.append(replace(one, present=True, trouble=trouble, reason=reason, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known))
