@@ -127,6 +127,6 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
         if trouble is None and one.ready is not None and one.released is None and not shown.machines:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
-        changes: dict[str, Any] = {"usable": shown.usable, "machines": shown.machines}
-        found.append(replace(one, present=True, trouble=trouble, reason=reason, **changes))
+        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
+        found.append(replace(one, present=True, usable=shown.usable and trouble is None, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known))
