@@ -9,6 +9,7 @@ from deploy.provisioners.gke_pools import Nodes, Pool, Shape, autoscaling
 from deploy.provisioners.labels import EXPIRES, OWNER, RUN, SLICE, owned
 
 KEPT = "nanocode-kept"
+RESIZE = "SET_NODE_POOL_SIZE"
 
 
 class KeptPools:
@@ -43,13 +44,16 @@ class KeptPools:
         if pool.hosts == 1 and pool.most_nodes != 1:
             self._container.autoscale(pool.name, autoscaling())
         elif pool.hosts > 1 and not nodes.there and pool.name not in self._sized:
-            self._container.resize(pool.name, pool.hosts)
+            # An empty pool is one that was just borrowed, or one that is being put back: its last operation tells.
+            last = next(iter(self._container.operations(pool.name)), None)
+            if last is None or last.kind != RESIZE:
+                self._container.resize(pool.name, pool.hosts)
             self._sized.add(pool.name)
 
     def put_back(self, pool: Pool, nodes: Nodes) -> None:
-        """Empty it, and once it is empty take our labels off."""
+        """Empty it, or have it stop trying to fill; once it is empty take our labels off."""
         self._sized.discard(pool.name)
-        if nodes.there:
+        if nodes.there or pool.status == "RUNNING_WITH_ERROR":
             self._container.resize(pool.name, 0)
         else:
             rest = {key: value for key, value in pool.labels.items() if key not in (RUN, SLICE, OWNER, EXPIRES)}
