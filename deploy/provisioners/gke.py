@@ -46,10 +46,11 @@ class NodePools:
         view: View,
         cloud: Callable[[], Cloud] = Cloud,
         clock: Callable[[], float] = time.time,
+        cool: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`run`: as `labels.run_label` words it."""
+        """`run`: as `labels.run_label` words it. `cool`: whether no node has just refused a pod."""
         self._container, self._run, self._owner, self._view = container, run, owner, view
-        self._cloud, self._clock = cloud, clock
+        self._cloud, self._clock, self._cool = cloud, clock, cool
         self._pools: dict[str, Pool] = {}
         """By slice, as the last look has found them."""
         self._operations: dict[str, Operation] = {}
@@ -80,10 +81,13 @@ class NodePools:
         self._refused = {name: one for name, one in self._refused.items() if name not in found}
         return {**found, **self._refused}
 
-    def pool_of(self, slice: str) -> str | None:
-        """The node pool that a slice is."""
-        pool = self._pools.get(slice)
-        return pool.name if pool is not None else None
+    def pool_of(self, slice: str) -> str:
+        """The node pool that a slice is; `LookupError` for a slice that is gone."""
+        if slice not in self._pools:
+            self.observe()
+        if slice not in self._pools:
+            raise LookupError(f"{slice} is gone")
+        return self._pools[slice].name
 
     def _mine(self, there: list[Pool]) -> dict[str, Pool]:
         ours = [(owned(pool.labels), pool) for pool in there]
@@ -95,7 +99,8 @@ class NodePools:
             self._operations.pop(name, None)
             self._kept.converge(pool, nodes)
             self._renew(pool)
-        return as_slice(name, pool, nodes, failure)
+        shown = as_slice(name, pool, nodes, failure)
+        return shown if self._cool() else replace(shown, usable=False)
 
     def _failure(self, name: str, pool: Pool, failed: str | None) -> Refusal | None:
         """Why there will be no nodes in this pool, as far as anybody says so."""

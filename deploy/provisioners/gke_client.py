@@ -7,12 +7,15 @@ pass over a lost reply in silence. Nothing here waits for an operation.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import Request, urlopen
 
 from deploy.controller.backend import Unreachable
 from deploy.provisioners.gke_pools import Customs, Pool, Shape
 from deploy.provisioners.gke_refusals import Where, passes, refusal
+from nanocode.config.settings import Cloud
 
 SECONDS_TO_LOOK, SECONDS_TO_ACT = 10.0, 30.0
+METADATA, SECONDS_FOR_METADATA = "http://metadata.google.internal/computeMetadata/v1", 3.0
 UNDER_WAY = ("PENDING", "RUNNING", "ABORTING")
 
 
@@ -169,6 +172,32 @@ class Container:
             started=one.start_time,
             error=error,
         )
+
+
+def connect(cloud: Cloud) -> Container:
+    """The cluster that the settings name, or the one that this pod is in; `Unreachable` where that is none."""
+    project, location, cluster = (
+        said or _of_this_node(path)
+        for said, path in (
+            (cloud.project, "project/project-id"),
+            (cloud.cluster_location, "instance/attributes/cluster-location"),
+            (cloud.cluster, "instance/attributes/cluster-name"),
+        )
+    )
+    return Container(Where(project, location, cluster))
+
+
+def _of_this_node(path: str) -> str:
+    """What GKE's metadata server says (cloud.google.com/kubernetes-engine/docs/concepts/workload-identity)."""
+    try:
+        asked = Request(f"{METADATA}/{path}", headers={"Metadata-Flavor": "Google"})  # noqa: S310  (it is http)
+        with urlopen(asked, timeout=SECONDS_FOR_METADATA) as answer:  # noqa: S310
+            return str(answer.read().decode())
+    except OSError as error:
+        raise Unreachable(
+            f"no cluster to make node pools in (no answer from {METADATA}): set cloud.project, cloud.cluster_location and "
+            "cloud.cluster, which `gcloud container clusters list` shows"
+        ) from error
 
 
 def in_words(no: Refused, where: Where) -> str:
