@@ -137,6 +137,11 @@ def held(one: Slice) -> bool:
     return one.requested is not None and one.released is None and one.gone is None
 
 
+def has_machines(one: Slice) -> bool:
+    """Whether they are there, and cost."""
+    return one.machines if one.machines is not None else one.usable
+
+
 def of_use(one: Slice) -> bool:
     """Whether a stage can begin on it."""
     return one.usable and (one.permanent or held(one))
@@ -217,14 +222,18 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
 
 
 def spent(seen: Observed) -> float:
-    """Dollars so far: slices from when they came until they are gone, permanent ones while an attempt lives on them."""
+    """Dollars so far: slices from when they came until they are gone, or were taken away; permanent ones while an attempt
+    lives on them.
+    """
     total = 0.0
     for one in seen.slices:
         if one.permanent:
             attempts = [attempt for stage in seen.stages for attempt in stage.attempts if attempt.slice == one.name]
             spans = [(attempt.claimed, attempt.end.at if attempt.end else seen.now) for attempt in attempts]
         else:
-            spans = [(one.ready, one.gone or seen.now)] if one.ready is not None else []
+            taken = one.released if one.trouble is Trouble.PREEMPTED else None
+            ends = [at for at in (taken, one.gone) if at is not None]
+            spans = [(one.ready, min(ends, default=seen.now))] if one.ready is not None else []
         total += sum(age(end, begin) for begin, end in spans) * one.dollars_per_hour / SECONDS_PER_HOUR
     return total
 

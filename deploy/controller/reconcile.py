@@ -125,7 +125,7 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
             found.append(replace(one, present=False, usable=False))
             continue
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
-        if trouble is None and one.ready is not None and one.released is None and not shown.machines:
+        if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
         changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
         found.append(replace(one, present=True, usable=shown.usable and trouble is None, **changes))
