@@ -34,6 +34,7 @@ from nanocode.run.exits import ConfigurationError
 
 PRESETS = ("demo", "d3", "d6", "d12", "d20", "d24")
 ENV_PREFIX = "NANOCODE_"
+Provisioner = Literal["local", "existing", "gke", "queued-resource", "auto"]
 OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
 
@@ -331,6 +332,41 @@ class Controller(Section):
     """URL that is sent a JSON POST (`{"text": ...}`, as Slack takes it) on done, failed, stalled and budget warning."""
 
 
+class Cloud(Section):
+    """Slices that are asked for, and what they are. All of it is read live; where they may be is `controller.zones`."""
+
+    project: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Google Cloud project that slices are asked for in; None: the one that the credentials name."""
+    accelerator_type: str = Field(default="v6e-8", pattern="^v[0-9a-z]+-[0-9]+$", json_schema_extra=OPERATING)
+    """As the Cloud TPU API names it: generation and chips."""
+    topology: str = Field(default="2x4", pattern="^[0-9]+(x[0-9]+)+$", json_schema_extra=OPERATING)
+    machine_type: str = Field(default="ct6e-standard-8t", json_schema_extra=OPERATING)
+    """Of a node pool: 2x4 on ct6e-standard-8t is one host, on ct6e-standard-4t it is two."""
+    spot: bool = Field(default=True, json_schema_extra=OPERATING)
+    runtime_version: str = Field(default="v2-alpha-tpuv6e", json_schema_extra=OPERATING)
+    """Software of a TPU VM: it has to have docker."""
+    image: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Of the stages, by digest (`REGISTRY/jobs@sha256:...`): what a TPU VM pulls."""
+    service_account: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """E-mail address of the one that slices run as; None: the project's default, which may do far too much."""
+    network: str | None = Field(default=None, json_schema_extra=OPERATING)
+    subnetwork: str | None = Field(default=None, json_schema_extra=OPERATING)
+    external_ips: bool = Field(default=False, json_schema_extra=OPERATING)
+    """Without them the subnetwork needs Private Google Access to reach bucket and registry."""
+    secrets: dict[str, str] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
+    unattended_minutes: float = Field(default=60.0, ge=2, json_schema_extra=OPERATING)
+    """For which a TPU VM goes on without a controller, as while a laptop sleeps: then it saves and deletes itself."""
+    cluster: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """GKE cluster that node pools are made in."""
+    cluster_location: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Region or zone of its control plane."""
+    owner: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Who pays, as a label on all that is made; None: whoever is logged in where the controller runs."""
+    expiry_hours: float = Field(default=24.0, gt=0, json_schema_extra=OPERATING)
+    """From a slice's creation until its label says that anybody may delete it."""
+
+
 class Settings(BaseSettings):
     """One run. Begin with `load`, which knows the presets and words the refusals."""
 
@@ -353,6 +389,9 @@ class Settings(BaseSettings):
     agent_eval: AgentEval = AgentEval()
     budget: Budget = Budget()
     controller: Controller = Controller()
+    provisioner: Provisioner = Field(default="local", json_schema_extra=OPERATING)
+    """Where accelerator stages run: on this machine, on machines that are there anyway, or on slices asked for."""
+    cloud: Cloud = Cloud()
 
     @classmethod
     def settings_customise_sources(
