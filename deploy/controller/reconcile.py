@@ -38,6 +38,7 @@ class Reconciler:
         self._tell, self._clock, self._monotonic = tell, clock, monotonic
         self._drift: float | None = None
         self._stepped: float | None = None
+        self._looked: float | None = None
         self._unclaimed: set[tuple[str, int]] = set()
 
     def once(self) -> Decision:
@@ -68,6 +69,7 @@ class Reconciler:
         """What is written, with what backend and provisioner say at this moment."""
         unknown = set()
         stages, slices, strays = written.stages, written.slices, []
+        looked = written.shown if self._looked is None else self._looked
         try:
             live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
             seen = self._backend.observe(live)
@@ -78,10 +80,21 @@ class Reconciler:
             unknown.add("backend")
         try:
             slices = _with_presence(slices, self._provisioner.observe())
+            self._looked = now
         except Unreachable as error:
             log.warning("provisioner gives no answer", error=str(error))
             unknown.add("provisioner")
-        return Observed(now, written.intent, stages, slices, self._stepped, tuple(strays), frozenset(unknown))
+        return Observed(
+            now,
+            written.intent,
+            stages,
+            slices,
+            self._stepped,
+            tuple(strays),
+            frozenset(unknown),
+            looked,
+            written.dollars_per_hour_at_work,
+        )
 
     def _strays(self, stages: tuple[Stage, ...], alive: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """Of those alive the ones that have ended, or that had no claim when they were seen before.
@@ -111,8 +124,8 @@ class Reconciler:
             case Release(name, _):
                 self._journal.note(name, "released", now)
                 self._provisioner.release(name)
-            case Note(name, fact):
-                self._journal.note(name, fact, now)
+            case Note(name, fact, at):
+                self._journal.note(name, fact, now if at is None else at)
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
@@ -131,7 +144,9 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
     found = []
     for one in written:
         shown = there.get(one.name)
-        present, usable = shown is not None, shown is not None and shown.usable
-        trouble = one.trouble or (shown.trouble if shown is not None else None)
-        found.append(replace(one, present=present, usable=usable, trouble=trouble))
-    return (*found, *(one for name, one in sorted(there.items()) if name not in known))
+        if shown is None:
+            found.append(replace(one, present=False, usable=False))
+            continue
+        known = replace(one, since=shown.since, until=shown.until, trouble=one.trouble or shown.trouble)
+        found.append(replace(known, present=shown.present, usable=shown.usable))
+    return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from deploy.controller.actions import Action, Begin, Note, Release, Request
 from deploy.controller.decision import RESTS, StageState, State
 from deploy.controller.observed import Observed, Slice
-from deploy.controller.policies import held, hopeless, idle_seconds, out_of_grace, user_of, zones
+from deploy.controller.policies import came, held, hopeless, idle_seconds, out_of_grace, user_of, zones
 from deploy.controller.stages import any_failed, asked_for, machines_free, ready
 from nanocode.config.settings import Controller
 
@@ -20,10 +20,10 @@ def slice_actions(
         if one.requested is None or (one.gone is not None and not one.present):
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
-        if held(one) and one.usable and one.ready is None:
-            yield Note(one.name, "ready")
+        if one.ready is None and (one.since is not None or (held(one) and one.usable)):
+            yield Note(one.name, "ready", came(one, seen))
         if not one.present and (one.ready is not None or one.released is not None):
-            yield Note(one.name, "gone")
+            yield Note(one.name, "gone", one.until)
         elif one.gone is not None or one.released is not None:
             yield Release(one.name, "it is not needed")
         elif reason:
@@ -89,4 +89,4 @@ def _requests(
                 continue
             zone, number, holding = promising[0], number + 1, holding + 1
             states[stage.name] = StageState(State.PROVISIONING, f"a slice in {zone} is asked for")
-            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone, 0.0))
+            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone))

@@ -98,7 +98,7 @@ class Run:
             cluster, self.directory, self.making, self._patience, self.journal.has_run, clock
         )
         pool = ExistingPool(
-            lambda: self.spec.dollars_per_slice_hour.get(POOL, 0.0), lambda: clock() >= self.backend.cool_until
+            lambda: self.journal.policy.dollars_per_slice_hour.get(POOL), lambda: clock() >= self.backend.cool_until
         )
         self.journal.waits = self.waits
         self.reconciler = Reconciler(self.journal, self.backend, pool, tell, clock)
