@@ -68,6 +68,7 @@ class Note:
     name: str
     fact: str
     """`ready`, `gone` or the name of a `Trouble`."""
+    reason: str = ""
     at: float | None = None
     """When that was; None: now."""
 

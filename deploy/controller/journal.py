@@ -47,8 +47,8 @@ class Journal(Protocol):
     def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         """Want a slice of this name; the zone that counts, which is another one where somebody was faster."""
 
-    def note(self, name: str, fact: str, at: float) -> None:
-        """`ready`, `released`, `gone`, or the value of a `Trouble`."""
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
+        """`ready`, `released`, `gone`, or the value of a `Trouble`, with the sentence that says what it is."""
 
     def told(self, key: str) -> bool:
         """Note that the user is told this; False when somebody has told them."""

@@ -130,6 +130,10 @@ class Slice:
     """Whether the provisioner shows it now; a request that was lost is not there."""
     usable: bool = False
     """Whether the provisioner says that a stage can start on it now."""
+    machines: bool = True
+    """Whether its machines are there, and cost: a pool that an autoscaler fills can be begun on before they are."""
+    reason: str = ""
+    """What its trouble is, in one sentence with the next move."""
     permanent: bool = False
     """Somebody else's: never requested, never released (this machine; a pool that is there anyway)."""
 

@@ -164,10 +164,26 @@ def lost(one: Slice) -> bool:
 def hopeless(one: Slice, policy: Controller, now: float) -> str:
     """Why a slice that we hold will not be of use (any more); empty while it may."""
     if one.trouble is not None:
-        return one.trouble.value
+        return f"{one.trouble.value}: {one.reason}" if one.reason else one.trouble.value
     if one.ready is None and age(now, one.requested) > policy.provision_minutes * 60:
         return f"it did not come within {policy.provision_minutes:g} minutes"
     return ""
+
+
+def withdrawn(attempt: Attempt, slices: Iterable[Slice], policy: Controller, now: float) -> str:
+    """Why an attempt that waits for a machine will not get one on its slice; empty while it may."""
+    one = next((one for one in slices if one.name == attempt.slice and one.requested is not None), None)
+    if attempt.seen.process is not Process.PENDING or one is None:
+        return ""
+    if reason := hopeless(one, policy, now):
+        return f"{one.name} came to nothing, {reason}"
+    return f"{one.name} is given back" if one.released is not None or one.gone is not None else ""
+
+
+def last_reason(slices: Iterable[Slice]) -> str:
+    """What the newest slice that came to nothing came to, in its own words."""
+    told = [one for one in slices if one.trouble is not None and one.reason]
+    return max(told, key=lambda one: one.requested or 0.0).reason if told else ""
 
 
 def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -11,7 +12,7 @@ from deploy.controller.backend import Backend, Provisioner, Unreachable
 from deploy.controller.decide import decide
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Journal, Written
-from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage
+from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage, Trouble
 from nanocode.run.attempts import End, Stop
 
 log = structlog.get_logger()
@@ -124,8 +125,8 @@ class Reconciler:
             case Release(name, _):
                 self._journal.note(name, "released", now)
                 self._provisioner.release(name)
-            case Note(name, fact, at):
-                self._journal.note(name, fact, now if at is None else at)
+            case Note(name, fact, reason, at):
+                self._journal.note(name, fact, now if at is None else at, reason)
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
@@ -147,6 +148,10 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
         if shown is None:
             found.append(replace(one, present=False, usable=False))
             continue
-        known = replace(one, since=shown.since, until=shown.until, trouble=one.trouble or shown.trouble)
-        found.append(replace(known, present=shown.present, usable=shown.usable))
+        trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
+        if trouble is None and one.ready is not None and one.released is None and not shown.machines:
+            trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
+        changes: dict[str, Any] = {"usable": shown.usable, "machines": shown.machines, "present": shown.present}
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until}
+        found.append(replace(one, trouble=trouble, reason=reason, **told, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -1,7 +1,7 @@
 """The journal in the run directory.
 
     slices/<name>/REQUEST.json       zone and price, before anything is asked for
-    slices/<name>/<fact>.json        `ready`, `released`, `gone`, or the trouble that it came to: when
+    slices/<name>/<fact>.json        `ready`, `released`, `gone`, or the trouble that it came to: when, and why
     controller/told/<key>            what the user was told
     controller/status.json           the last decision, for people and programs that ask; nothing is decided on it
 
@@ -215,10 +215,10 @@ class RunJournal:
             return zone
         return str(_answered(lambda: self._fact(name, "REQUEST"))["zone"])
 
-    def note(self, name: str, fact: str, at: float) -> None:
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
         known = self._slices.get(name)
         if known is None or fact not in _facts_of(known):
-            self._create(f"slices/{name}/{fact}.json", {"at": at})
+            self._create(f"slices/{name}/{fact}.json", {"at": at, **({"reason": reason} if reason else {})})
 
     def told(self, key: str) -> bool:
         self._told = {*(self._told or ()), key}
@@ -264,7 +264,7 @@ def _slice(name: str, known: Slice | None, facts: dict[str, dict[str, Any]]) -> 
             values[FACTS[stem]] = fact["at"]
             values |= {key: fact[key] for key in ("zone", "dollars_per_hour") if key in fact}
         else:
-            values["trouble"] = Trouble(stem)
+            values["trouble"], values["reason"] = Trouble(stem), str(fact.get("reason", ""))
     return Slice(**values)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from deploy.controller.actions import Action, Begin, Note, Release, Request
 from deploy.controller.decision import RESTS, StageState, State
 from deploy.controller.observed import Observed, Slice
-from deploy.controller.policies import came, held, hopeless, idle_seconds, out_of_grace, user_of, zones
+from deploy.controller.policies import came, held, hopeless, idle_seconds, last_reason, out_of_grace, user_of, zones
 from deploy.controller.stages import any_failed, asked_for, machines_free, ready
 from nanocode.config.settings import Controller
 
@@ -20,15 +20,15 @@ def slice_actions(
         if one.requested is None or (one.gone is not None and not one.present):
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
-        if one.ready is None and (one.since is not None or (held(one) and one.usable)):
-            yield Note(one.name, "ready", came(one, seen))
+        if one.ready is None and (one.since is not None or (held(one) and one.usable and one.machines)):
+            yield Note(one.name, "ready", at=came(one, seen))
         if not one.present and (one.ready is not None or one.released is not None):
-            yield Note(one.name, "gone", one.until)
+            yield Note(one.name, "gone", at=one.until)
         elif one.gone is not None or one.released is not None:
             yield Release(one.name, "it is not needed")
         elif reason:
             if one.trouble is not None:
-                yield Note(one.name, one.trouble.value)
+                yield Note(one.name, one.trouble.value, one.reason)
             yield Release(one.name, reason)
         else:
             coming += not one.usable
@@ -85,7 +85,9 @@ def _requests(
         elif holding < policy.slices_at_once and policy.zones:
             promising = zones(seen.slices, policy, seen.now)
             if not promising:
-                states[stage.name] = StageState(State.PROVISIONING, f"no slice lately in {', '.join(policy.zones)}")
+                lately = f"no slice lately in {', '.join(policy.zones)}"
+                why = last_reason(seen.slices)
+                states[stage.name] = StageState(State.PROVISIONING, f"{lately}: {why}" if why else lately)
                 continue
             zone, number, holding = promising[0], number + 1, holding + 1
             states[stage.name] = StageState(State.PROVISIONING, f"a slice in {zone} is asked for")

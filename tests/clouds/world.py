@@ -60,8 +60,8 @@ class Holding:
     end: float | None = None
 
     def hours(self, now: float) -> float:
-        """Chip-hours so far."""
-        return self.chips * ((self.end if self.end is not None else now) - self.begin) / 3600
+        """Chip-hours so far; none before it has begun."""
+        return self.chips * max(0.0, (self.end if self.end is not None else now) - self.begin) / 3600
 
 
 @dataclass

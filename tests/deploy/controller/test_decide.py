@@ -355,15 +355,15 @@ SLICES = {
     ),
     "when it came is what the cloud says": (
         world(ASKS, slices=(slice_(1, ready=None, usable=True, since=NOW - 42),), looked=NOW - 5),
-        [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready", NOW - 42)],
+        [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready", at=NOW - 42)],
     ),
     "a slice that came and went between two looks has cost something": (
         world(BUSY, slices=(slice_(2, ready=None, released=NOW - 9, since=NOW - 6),)),
-        [Note("slice-2", "ready", NOW - 6), Release("slice-2", "it is not needed")],
+        [Note("slice-2", "ready", at=NOW - 6), Release("slice-2", "it is not needed")],
     ),
     "when it went is what the cloud says": (
         world(BUSY, slices=(slice_(1, present=False, usable=False, until=NOW - 33),)),
-        [Note("slice-1", "gone", NOW - 33)],
+        [Note("slice-1", "gone", at=NOW - 33)],
     ),
     "a slice that we read nothing of is left alone": (
         world(BUSY, slices=(slice_(1), Slice("slice-2", "east", usable=True))),
@@ -377,6 +377,39 @@ SLICES = {
     "a slice that was taken away is given back": (
         world(BUSY, slices=(slice_(1, trouble=Trouble.PREEMPTED, usable=False),)),
         [Note("slice-1", "preempted"), Release("slice-1", "preempted")],
+    ),
+    "a slice that an autoscaler fills is used before its machines are there, and has not come yet": (
+        world(ASKS, slices=(slice_(1, ready=None, usable=True, machines=False),)),
+        [Begin("a", 1, DIGEST, "slice-1")],
+    ),
+    "what a slice came to is written down in words": (
+        world(ASKS, slices=(slice_(1, ready=None, trouble=Trouble.QUOTA, reason="ask for more"),)),
+        [Note("slice-1", "quota", "ask for more"), Release("slice-1", "quota: ask for more")],
+    ),
+    "an attempt that waits for a slice that has come to nothing leaves": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=None, trouble=Trouble.STOCKOUT),),
+        ),
+        [
+            Leave("a", 1, "slice-1 came to nothing, stockout"),
+            Note("slice-1", "stockout"),
+            Release("slice-1", "stockout"),
+        ],
+    ),
+    "an attempt that waits for a slice that is given back leaves": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, released=NOW - 9, gone=NOW - 5, present=False, usable=False),),
+        ),
+        [Leave("a", 1, "slice-1 is given back")],
+    ),
+    "an attempt that waits for its machine on a slice that may bring it goes on waiting": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=None, usable=True, machines=False),),
+        ),
+        [],
     ),
     "a released slice is given back until it is gone": (
         world(BUSY, slices=(slice_(1), slice_(2, released=NOW - 9))),

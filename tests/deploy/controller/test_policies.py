@@ -269,3 +269,10 @@ def test_a_slice_is_idle_since_it_came_or_since_its_last_attempt_ended() -> None
     assert policies.idle_seconds(one, [], NOW) == 3600
     stage = accelerator("a", over(1, P, ago=120, slice="slice-1"), over(2, P, ago=7, slice="slice-2"))
     assert policies.idle_seconds(one, [stage], NOW) == 120
+
+
+def test_the_newest_slice_that_came_to_nothing_says_why() -> None:
+    old = slice_(1, "east", requested=NOW - 99, trouble=Trouble.QUOTA, reason="no quota")
+    new = slice_(2, "west", requested=NOW - 9, trouble=Trouble.STOCKOUT, reason="nothing there")
+    assert policies.last_reason((new, old, slice_(3))) == "nothing there"
+    assert policies.last_reason((slice_(3),)) == ""

@@ -254,7 +254,7 @@ class LateJournal:
 
         return self._line.tell(self._caller, create)
 
-    def note(self, name: str, fact: str, at: float) -> None:
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
         def create() -> None:
             self._store.slices[name].noted.setdefault(fact, (self._store.clock.now, at))
 
