@@ -10,7 +10,7 @@ None is built in, because prices change and quota may be free: what the table do
 
 import math
 
-from nanocode.config.settings import Cloud, Controller, Prices, Settings
+from nanocode.config.settings import Controller, Prices, Settings
 
 CORES_PER_CHIP = {"v2": 2, "v3": 2, "v4": 2, "v5p": 2}
 """Kinds whose accelerator type counts TensorCores (`v5p-8` has 4 chips); all others count chips.
@@ -20,17 +20,22 @@ GIGABYTE = 2**30
 HOURS_PER_MONTH = 730.0
 
 
-def kind(cloud: Cloud) -> str:
-    """The table's word for the accelerator of a slice: `v6e` of `v6e-8`."""
-    return cloud.accelerator_type.partition("-")[0]
+def kind_of(accelerator_type: str) -> str:
+    """The table's word for what the Cloud TPU API calls so: `v6e` of `v6e-8`."""
+    return accelerator_type.partition("-")[0]
+
+
+def chips_of(accelerator_type: str) -> int:
+    """8 of `v6e-8`; 0 where the name says no number."""
+    kind, _, count = accelerator_type.rpartition("-")
+    return int(count) // CORES_PER_CHIP.get(kind, 1) if count.isascii() and count.isdecimal() else 0
 
 
 def chips(settings: Settings) -> int:
     """Of one slice: node pools follow `cloud.topology`, the Cloud TPU API `cloud.accelerator_type`."""
-    cloud = settings.cloud
     if settings.provisioner == "gke":
-        return math.prod(int(side) for side in cloud.topology.split("x"))
-    return int(cloud.accelerator_type.rpartition("-")[2]) // CORES_PER_CHIP.get(kind(cloud), 1)
+        return math.prod(int(side) for side in settings.cloud.topology.split("x"))
+    return chips_of(settings.cloud.accelerator_type)
 
 
 def chip_dollars(prices: Prices, zone: str, kind: str, spot: bool) -> float | None:
@@ -46,7 +51,7 @@ def slice_dollars(settings: Settings, zone: str) -> float | None:
     whole = settings.controller.dollars_per_slice_hour.get(zone)
     if whole is not None:
         return whole
-    chip = chip_dollars(settings.prices, zone, kind(settings.cloud), settings.cloud.spot)
+    chip = chip_dollars(settings.prices, zone, kind_of(settings.cloud.accelerator_type), settings.cloud.spot)
     return None if chip is None else chip * chips(settings)
 
 
