@@ -39,6 +39,8 @@ class Reconciler:
         self._tell, self._clock, self._monotonic = tell, clock, monotonic
         self._drift: float | None = None
         self._stepped: float | None = None
+        self._looked: float | None = None
+        self._unclaimed: set[tuple[str, int]] = set()
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
@@ -68,20 +70,42 @@ class Reconciler:
         """What is written, with what backend and provisioner say at this moment."""
         unknown = set()
         stages, slices, strays = written.stages, written.slices, []
+        looked = written.shown if self._looked is None else self._looked
         try:
             live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
             seen = self._backend.observe(live)
             stages = tuple(_with_processes(stage, seen) for stage in stages)
-            strays = [key for key, one in seen.items() if key not in live and one.process in ALIVE]
+            strays = self._strays(stages, [key for key, one in seen.items() if one.process in ALIVE])
         except Unreachable as error:
             log.warning("backend gives no answer", error=str(error))
             unknown.add("backend")
         try:
             slices = _with_presence(slices, self._provisioner.observe())
+            self._looked = now
         except Unreachable as error:
             log.warning("provisioner gives no answer", error=str(error))
             unknown.add("provisioner")
-        return Observed(now, written.intent, stages, slices, self._stepped, tuple(strays), frozenset(unknown))
+        return Observed(
+            now,
+            written.intent,
+            stages,
+            slices,
+            self._stepped,
+            tuple(strays),
+            frozenset(unknown),
+            looked,
+            written.dollars_per_hour_at_work,
+        )
+
+    def _strays(self, stages: tuple[Stage, ...], alive: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Of those alive the ones that have ended, or that had no claim when they were seen before.
+
+        A claim comes before its process: one that is not there yet was made by another controller since we read.
+        """
+        live = {(stage.name, one.number): one.live for stage in stages for one in stage.attempts}
+        strays = [key for key in alive if not live.get(key, key not in self._unclaimed)]
+        self._unclaimed = {key for key in alive if key not in live}
+        return strays
 
     def _act(self, action: Action, now: float) -> None:
         match action:
@@ -101,8 +125,8 @@ class Reconciler:
             case Release(name, _):
                 self._journal.note(name, "released", now)
                 self._provisioner.release(name)
-            case Note(name, fact, reason):
-                self._journal.note(name, fact, now, reason)
+            case Note(name, fact, reason, at):
+                self._journal.note(name, fact, now if at is None else at, reason)
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
@@ -127,6 +151,7 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
         if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
-        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
-        found.append(replace(one, present=True, usable=shown.usable and trouble is None, **changes))
-    return (*found, *(one for name, one in sorted(there.items()) if name not in known))
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "trouble": trouble, "reason": reason}
+        usable, machines = shown.usable and trouble is None, shown.machines
+        found.append(replace(one, present=shown.present, usable=usable, machines=machines, **told))
+    return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

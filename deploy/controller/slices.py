@@ -7,6 +7,7 @@ from deploy.controller.decision import RESTS, StageState, State
 from deploy.controller.observed import Observed, Process, Slice
 from deploy.controller.policies import (
     age,
+    came,
     has_machines,
     held,
     hopeless,
@@ -30,10 +31,10 @@ def slice_actions(
         if one.requested is None or (one.gone is not None and not one.present):
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
-        if held(one) and has_machines(one) and one.ready is None:
-            yield Note(one.name, "ready")
+        if one.ready is None and (one.since is not None or (held(one) and has_machines(one))):
+            yield Note(one.name, "ready", at=came(one, seen))
         if not one.present and (one.ready is not None or one.released is not None):
-            yield Note(one.name, "gone")
+            yield Note(one.name, "gone", at=one.until)
         elif one.gone is not None or one.released is not None:
             yield Release(one.name, "it is not needed")
         elif reason:
@@ -104,4 +105,4 @@ def _requests(
                 continue
             zone, number, holding = promising[0], number + 1, holding + 1
             states[stage.name] = StageState(State.PROVISIONING, f"a slice in {zone} is asked for")
-            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone, 0.0))
+            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone))

@@ -107,7 +107,9 @@ class Run:
             cluster, self.directory, self.making, self._patience, self._is_proven, clock, self._node_pool
         )
         self._cluster, self._clock = cluster, clock
-        self._existing = ExistingPool(lambda: self.spec.dollars_per_slice_hour.get(POOL, 0.0), self._nodes_are_cool)
+        self._existing = ExistingPool(
+            lambda: self.journal.policy.dollars_per_slice_hour.get(POOL), self._nodes_are_cool
+        )
         self._pools: NodePools | None = None
         self.journal.waits = self.waits
         self.reconciler = Reconciler(self.journal, self.backend, Chosen(self._provisioner), tell, clock)

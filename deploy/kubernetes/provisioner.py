@@ -15,7 +15,7 @@ from deploy.kubernetes.trainingrun import POOL
 class ExistingPool:
     """`Provisioner` of what is there anyway."""
 
-    def __init__(self, dollars_per_hour: Callable[[], float], usable: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, dollars_per_hour: Callable[[], float | None], usable: Callable[[], bool] = lambda: True) -> None:
         self._dollars_per_hour, self._usable = dollars_per_hour, usable
 
     def observe(self) -> Mapping[str, Slice]:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pydantic import BaseModel, ValidationError
@@ -25,7 +25,7 @@ from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import NotFound, StorageError
 
 Key = tuple[str, int]
-THIS_MACHINE = "this machine"
+THIS_MACHINE, ZONE = "this machine", "local"
 SECONDS_TO_OBEY = 5.0
 """A keeper that was asked to end its process by force, and is there so much later, is ended itself."""
 
@@ -196,8 +196,11 @@ class LocalBackend:
 class ThisMachine:
     """`Provisioner` of what is there anyway: one slice, ours for as long as we like."""
 
+    def __init__(self, dollars_per_hour: Callable[[], float] = lambda: 0.0) -> None:
+        self._dollars_per_hour = dollars_per_hour
+
     def observe(self) -> Mapping[str, Slice]:
-        return {THIS_MACHINE: Slice(THIS_MACHINE, zone="local", permanent=True, usable=True)}
+        return {THIS_MACHINE: Slice(THIS_MACHINE, ZONE, self._dollars_per_hour(), permanent=True, usable=True)}
 
     def request(self, name: str, zone: str) -> None:
         """Never asked: it is permanent."""

@@ -24,7 +24,7 @@ from deploy.controller.notify import Webhook
 from deploy.controller.observed import Stage
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
-from deploy.local.backend import LocalBackend, ThisMachine
+from deploy.local.backend import ZONE, LocalBackend, ThisMachine
 from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit
@@ -113,6 +113,10 @@ class LocalJournal(RunJournal):
     def webhook(self) -> str | None:
         return self.last.policy.webhook if self.last is not None else None
 
+    def dollars_per_hour(self) -> float:
+        """Of this machine: nothing, unless somebody says otherwise."""
+        return self.last.policy.dollars_per_slice_hour.get(ZONE, 0.0) if self.last is not None else 0.0
+
     def stage(self, name: str) -> Stage:
         assert self.last is not None
         return next(stage for stage in self.last.stages if stage.name == name)
@@ -129,7 +133,8 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
                 say(news.text)
             webhook.send(f"nanocode {run.store.url}: {news.text}")
 
-        reconciler = Reconciler(journal, backend, ThisMachine(), tell, monotonic=time.monotonic)
+        here = ThisMachine(journal.dollars_per_hour)
+        reconciler = Reconciler(journal, backend, here, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
     return _verdict(run, journal, backend, decision)
 

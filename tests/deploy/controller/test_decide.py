@@ -353,6 +353,18 @@ SLICES = {
         world(ASKS, slices=(slice_(1, ready=None, usable=True),)),
         [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready")],
     ),
+    "when it came is what the cloud says": (
+        world(ASKS, slices=(slice_(1, ready=None, usable=True, since=NOW - 42),), looked=NOW - 5),
+        [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready", at=NOW - 42)],
+    ),
+    "a slice that came and went between two looks has cost something": (
+        world(BUSY, slices=(slice_(2, ready=None, released=NOW - 9, since=NOW - 6),)),
+        [Note("slice-2", "ready", at=NOW - 6), Release("slice-2", "it is not needed")],
+    ),
+    "when it went is what the cloud says": (
+        world(BUSY, slices=(slice_(1, present=False, usable=False, until=NOW - 33),)),
+        [Note("slice-1", "gone", at=NOW - 33)],
+    ),
     "a slice that we read nothing of is left alone": (
         world(BUSY, slices=(slice_(1), Slice("slice-2", "east", usable=True))),
         [],

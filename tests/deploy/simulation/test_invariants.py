@@ -18,7 +18,7 @@ from tests.deploy.simulation.machines import Machines
 from tests.deploy.simulation.runner import run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-SCHEDULES = 400
+SCHEDULES = 1500
 """Within so many, a bug has to be caught; most are in the first ten."""
 
 
