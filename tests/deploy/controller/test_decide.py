@@ -365,6 +365,18 @@ SLICES = {
         world(ASKS, slices=(slice_(1, ready=None, usable=True),)),
         [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready")],
     ),
+    "when it came is what the cloud says": (
+        world(ASKS, slices=(slice_(1, ready=None, usable=True, since=NOW - 42),), looked=NOW - 5),
+        [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready", at=NOW - 42)],
+    ),
+    "a slice that came and went between two looks has cost something": (
+        world(BUSY, slices=(slice_(2, ready=None, released=NOW - 9, since=NOW - 6),)),
+        [Note("slice-2", "ready", at=NOW - 6), Release("slice-2", "it is not needed")],
+    ),
+    "when it went is what the cloud says": (
+        world(BUSY, slices=(slice_(1, present=False, usable=False, until=NOW - 33),)),
+        [Note("slice-1", "gone", at=NOW - 33)],
+    ),
     "a slice that we read nothing of is left alone": (
         world(BUSY, slices=(slice_(1), Slice("slice-2", "east", usable=True))),
         [],
@@ -381,6 +393,17 @@ SLICES = {
     "a slice that an autoscaler fills is used before its machines are there, and has not come yet": (
         world(ASKS, slices=(slice_(1, ready=None, usable=True, machines=False),)),
         [Begin("a", 1, DIGEST, "slice-1")],
+    ),
+    "a slice whose machines are there costs from then on, and is used once they are ready": (
+        world(ASKS, slices=(slice_(1, ready=None, machines=True),)),
+        [Note("slice-1", "ready")],
+    ),
+    "a slice whose machines are never ready is given back": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=61 * MINUTE, machines=True, usable=False),),
+        ),
+        [Release("slice-1", "its machines were not ready within 60 minutes")],
     ),
     "what a slice came to is written down in words": (
         world(ASKS, slices=(slice_(1, ready=None, trouble=Trouble.QUOTA, reason="ask for more"),)),
