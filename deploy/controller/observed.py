@@ -130,8 +130,9 @@ class Slice:
     """Whether the provisioner shows it now; a request that was lost is not there."""
     usable: bool = False
     """Whether the provisioner says that a stage can start on it now."""
-    machines: bool = True
-    """Whether its machines are there, and cost: a pool that an autoscaler fills can be begun on before they are."""
+    machines: bool | None = None
+    """Whether its machines are there, and cost, though they may not be ready; None: they are once it is usable. A pool
+    that an autoscaler fills is usable before they are there."""
     reason: str = ""
     """What its trouble is, in one sentence with the next move."""
     permanent: bool = False

@@ -139,6 +139,11 @@ def held(one: Slice) -> bool:
     return one.requested is not None and one.released is None and one.gone is None
 
 
+def has_machines(one: Slice) -> bool:
+    """Whether they are there, and cost."""
+    return one.machines if one.machines is not None else one.usable
+
+
 def of_use(one: Slice) -> bool:
     """Whether a stage can begin on it."""
     return one.usable and (one.permanent or held(one))
@@ -232,7 +237,8 @@ def came(one: Slice, seen: Observed) -> float | None:
 
 
 def bill(seen: Observed) -> dict[str, float]:
-    """Dollars so far by slice: from when it came until it is gone, a permanent one while an attempt lives on it.
+    """Dollars so far by slice: from when it came until it is gone or taken away, a permanent one while an attempt lives on
+    it.
 
     One whose price nobody has said is billed at nothing, and `unpriced` names it.
     """
@@ -242,7 +248,8 @@ def bill(seen: Observed) -> dict[str, float]:
             attempts = [attempt for stage in seen.stages for attempt in stage.attempts if attempt.slice == one.name]
             spans = [_life(attempt, seen.now) for attempt in attempts]
         else:
-            spans = [] if one.ready is None else [(one.ready, _first_of(one.gone, one.until, seen.now))]
+            taken = one.released if one.trouble is Trouble.PREEMPTED else None
+            spans = [] if one.ready is None else [(one.ready, _first_of(taken, one.gone, one.until, seen.now))]
         found[one.name] = hours(spans) * (one.dollars_per_hour or 0.0)
     return found
 

@@ -149,9 +149,9 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
             found.append(replace(one, present=False, usable=False))
             continue
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
-        if trouble is None and one.ready is not None and one.released is None and not shown.machines:
+        if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
-        changes: dict[str, Any] = {"usable": shown.usable, "machines": shown.machines, "present": shown.present}
-        told: dict[str, Any] = {"since": shown.since, "until": shown.until}
-        found.append(replace(one, trouble=trouble, reason=reason, **told, **changes))
+        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "present": shown.present}
+        found.append(replace(one, usable=shown.usable and trouble is None, **told, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -101,6 +101,11 @@ class RunJournal:
         """What is in it; no question where this look found no folder that it could be in."""
         return self._run.store.children(folder) if folder.partition("/")[0] in self._folders else ()
 
+    @property
+    def settings(self) -> Settings | None:
+        """Those of the last look."""
+        return self._config[1] if self._config is not None else None
+
     def _settings(self) -> Settings:
         number = max(numbers(self._children("config"), ".yaml"), default=0)
         if self._config is None or self._config[0] != number:

@@ -7,6 +7,7 @@ their node does (github.com/google/xpk and GKE's TPU troubleshooting page: "no h
 
 from collections.abc import Callable, Mapping
 
+from deploy.controller.backend import Provisioner
 from deploy.controller.observed import Slice
 from deploy.kubernetes.trainingrun import POOL
 
@@ -25,3 +26,20 @@ class ExistingPool:
 
     def release(self, name: str) -> None:
         """Nor is this."""
+
+
+class Chosen:
+    """`Provisioner`: the one that the TrainingRun names at that moment."""
+
+    def __init__(self, choose: Callable[[], Provisioner]) -> None:
+        """`choose` may raise `Unreachable`, as each of its methods may."""
+        self._choose = choose
+
+    def observe(self) -> Mapping[str, Slice]:
+        return self._choose().observe()
+
+    def request(self, name: str, zone: str) -> None:
+        self._choose().request(name, zone)
+
+    def release(self, name: str) -> None:
+        self._choose().release(name)

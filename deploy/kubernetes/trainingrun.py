@@ -175,9 +175,11 @@ def _message(news: News, shown: Object) -> str:
     parts = [news.problem]
     if news.decision is not None and not news.fatal:
         decision = news.decision
-        preempted = f"{shown['name']}: {shown['reason']}" if shown.get("state") == "preempted" else ""
+        held_up = shown.get("state") in ("preempted", "provisioning") and shown.get("reason")
         waits = [f"{stage}: {sentence}" for stage, sentence in (news.waits or {}).items()]
-        parts += [decision.reason] if decision.state in RESTS else waits or [preempted]
+        parts += (
+            [decision.reason] if decision.state in RESTS else waits or [f"{shown['name']}: {held_up}"] * bool(held_up)
+        )
     return "; ".join(part for part in parts if part)[:LONGEST_MESSAGE]
 
 

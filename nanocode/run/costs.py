@@ -1,7 +1,7 @@
 """What a run has cost, slice by slice, from the facts in its directory.
 
     slices/<name>/REQUEST.json       zone, dollars per hour, and when it was asked for
-    slices/<name>/{ready,gone}.json  when it began and stopped to cost
+    slices/<name>/{ready,gone}.json  when it began and stopped to cost; if it was taken away, that was `released.json`
 
 A slice that is there anyway (a pool's nodes, this machine) has no such facts: it costs while an attempt lives on it.
 """
@@ -21,6 +21,8 @@ Attempts = Iterable[tuple[Claim, float | None]]
 """Claims, each with when its attempt ended, or None while it lives."""
 THERE_ANYWAY = {"pool": "pool", "this machine": "local"}
 """Slice that nobody asked for -> its name among the prices."""
+
+TIMES = ("ready", "released", "gone", "preempted")
 
 
 def hours(spans: Spans) -> float:
@@ -114,14 +116,18 @@ def dollars_per_hour(run: RunDirectory, settings: Settings, slice: str | None) -
 
 
 def _asked_for(run: RunDirectory, name: str, known: Mapping[str, float], now: float) -> SliceCost | None:
-    wish, ready, gone = (_fact(run, name, fact) for fact in ("REQUEST", "ready", "gone"))
-    asked, came, went = _at(wish), _at(ready), _at(gone)
+    there = run.store.children(f"slices/{name}")
+    wish = _fact(run, name, "REQUEST")
+    at = {stem: _at(_fact(run, name, stem)) for stem in TIMES if f"{stem}.json" in there}
+    asked, came, gone = _at(wish), at.get("ready"), at.get("gone")
     if wish is None or asked is None:
         return None
-    until = now if went is None else went
-    costing = () if came is None else ((came, until),)
-    zone, costs = str(wish.get("zone")), came is not None and went is None
-    return SliceCost(name, zone, _price(wish, known), costing, (asked, until), costs)
+    # One that was taken away was given back when that was seen, and has cost nothing since.
+    taken = at.get("released") if "preempted" in at else None
+    went = min((time for time in (gone, taken) if time is not None), default=None)
+    costing = () if came is None else ((came, now if went is None else went),)
+    held = (asked, now if gone is None else gone)
+    return SliceCost(name, str(wish.get("zone")), _price(wish, known), costing, held, came is not None and went is None)
 
 
 def _price(wish: Mapping[str, Any], known: Mapping[str, float]) -> float | None:

@@ -71,6 +71,14 @@ def test_a_slice_costs_from_when_it_came_until_it_is_gone(run: RunDirectory) -> 
     assert found.at_work == pytest.approx(0.5 * 8), "asked 9 h ago until gone 5 h ago, and from 4 h ago until now"
 
 
+def test_a_slice_that_was_taken_away_costs_until_that_was_seen(run: RunDirectory) -> None:
+    slice_(run, "slice-1", asked=9, ready=8, preempted=6, released=6)
+    slice_(run, "slice-2", asked=9, ready=8, preempted=6, released=6, gone=7)
+    found = billed(run)
+    assert by_slice(found) == pytest.approx({"slice-1": 8.0, "slice-2": 4.0})
+    assert not any(one.costs for one in found.slices)
+
+
 def test_what_nobody_priced_when_it_was_asked_for_has_the_price_of_now(run: RunDirectory) -> None:
     slice_(run, "slice-1", "east", None, asked=2, ready=2)
     slice_(run, "slice-2", "north", None, asked=2, ready=2)
@@ -111,10 +119,11 @@ def test_a_union_holds_each_instant_once(several: Sequence[tuple[int, int]]) -> 
 def test_the_controller_bills_the_same(run: RunDirectory) -> None:
     slice_(run, "slice-1", asked=9, ready=8, released=6, gone=5)
     slice_(run, "slice-2", "east", None, asked=4, ready=2)
+    slice_(run, "slice-3", asked=3, ready=3, preempted=2, released=2, gone=1)
     written = RunJournal(run).read()
     seen = Observed(
         NOW, written.intent, written.stages, written.slices, dollars_per_hour_at_work=written.dollars_per_hour_at_work
     )
     assert policies.bill(seen) == pytest.approx(by_slice(billed(run)))
     assert policies.spent(seen) == pytest.approx(billed(run).dollars)
-    assert policies.spent(seen) == pytest.approx(12.0 + 10.0 + 4.0)
+    assert policies.spent(seen) == pytest.approx(12.0 + 10.0 + 4.0 + 4.0)

@@ -382,6 +382,17 @@ SLICES = {
         world(ASKS, slices=(slice_(1, ready=None, usable=True, machines=False),)),
         [Begin("a", 1, DIGEST, "slice-1")],
     ),
+    "a slice whose machines are there costs from then on, and is used once they are ready": (
+        world(ASKS, slices=(slice_(1, ready=None, machines=True),)),
+        [Note("slice-1", "ready")],
+    ),
+    "a slice whose machines are never ready is given back": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=61 * MINUTE, machines=True, usable=False),),
+        ),
+        [Release("slice-1", "its machines were not ready within 60 minutes")],
+    ),
     "what a slice came to is written down in words": (
         world(ASKS, slices=(slice_(1, ready=None, trouble=Trouble.QUOTA, reason="ask for more"),)),
         [Note("slice-1", "quota", "ask for more"), Release("slice-1", "quota: ask for more")],

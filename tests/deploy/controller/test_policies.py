@@ -155,6 +155,14 @@ def test_other_trouble_is_not_held_against_a_zone() -> None:
     assert zones(refused(1, "east", Trouble.OTHER, 0)) == ["east", "west", "north"]
 
 
+def test_a_slice_that_was_taken_away_costs_nothing_while_its_remains_are_cleared_away() -> None:
+    taken = {"trouble": Trouble.PREEMPTED, "released": NOW - 30 * MINUTE}
+    one = slice_(1, "east", ready=60 * MINUTE, **taken)
+    assert policies.spent(world(slices=(one,))) == pytest.approx(2.0)
+    given_back = slice_(1, "east", ready=60 * MINUTE, released=NOW - 30 * MINUTE)
+    assert policies.spent(world(slices=(given_back,))) == pytest.approx(4.0)
+
+
 def test_slices_cost_from_when_they_came_until_they_are_gone() -> None:
     hour = 60 * MINUTE
     going = slice_(1, "east", ready=hour)
