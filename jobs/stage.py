@@ -30,7 +30,8 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
-from nanocode.run.segments import KINDS, SegmentWriter, read_segments
+from nanocode.run.liveness import last_sign
+from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
@@ -231,13 +232,9 @@ def dollars_per_chip_hour(task: Task, chips: int) -> float:
 
 def other_seconds(task: Task) -> float:
     """How long the other attempts at this work lived, each from its claim to its last record."""
-    total = 0.0
-    for claim in task.run.attempts(task.stage):
-        if claim.input_digest == task.digest and claim.attempt != task.attempt:
-            records = (one for kind in KINDS for one in read_segments(task.run.store, task.stage, kind, claim.attempt))
-            claimed = claim.claimed.timestamp()
-            total += max((float(one["time"]) for one in records), default=claimed) - claimed
-    return total
+    claims = [one for one in task.run.attempts(task.stage) if one.input_digest == task.digest]
+    others = [one for one in claims if one.attempt != task.attempt]
+    return sum(last_sign(task.run, one) - one.claimed.timestamp() for one in others)
 
 
 def versions() -> dict[str, str]:

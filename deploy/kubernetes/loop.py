@@ -307,7 +307,8 @@ class Controller:
         for stage, sentence in (news.waits or {}).items():
             if run is not None:
                 run.events.publish("Waiting", f"{stage}: {sentence}")
-        if trainingrun.without_nulls(status) != training_run.get("status"):
+        before = trainingrun.without_nulls(training_run.get("status") or {})
+        if trainingrun.without_nulls(status) != before:
             version = {"resourceVersion": training_run["metadata"]["resourceVersion"]}
             self._cluster.patch_run_status(self._name, {"metadata": version, "status": status})
         self._status_at = now

@@ -57,6 +57,14 @@ def test_a_terminal_that_closes_takes_nothing_with_it_that_is_not_saved(world: M
     terminal.close()
 
 
+def test_a_budget_that_nothing_is_held_against_is_named(world: MakeWorld) -> None:
+    said = "nanocode: budget.dollars limits nothing here without controller.dollars_per_slice_hour.local"
+    for settings, told in ((["budget.dollars=5"], 1), (["controller.dollars_per_slice_hour.local=2"], 0)):
+        one = world("budget.dollars=5", *settings)
+        _, errors = one.start(*run(one)).communicate(timeout=60)
+        assert errors.count(said) == told
+
+
 def test_running_again_forgives_the_failures_of_before(world: MakeWorld) -> None:
     one = world("controller.failures=1", tokenizer="fail done")
     first = one.start(*run(one))

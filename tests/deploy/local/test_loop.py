@@ -203,7 +203,7 @@ def test_a_paused_controller_that_wakes_up_late_begins_nothing_twice(world: Make
 
 def test_a_controller_that_slept_between_claim_and_start_starts_nothing(world: MakeWorld) -> None:
     one = world("controller.admission_minutes=0.02")
-    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url)
+    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url, "start")
     until(lambda: one.run.attempts("tokenizer"), "it has claimed")
     until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, "it sleeps")
     assert ended(one.controller())[0] == Exit.DONE
@@ -213,6 +213,17 @@ def test_a_controller_that_slept_between_claim_and_start_starts_nothing(world: M
     assert code == Exit.DONE
     assert "attempt 1 of tokenizer has ended already" in errors
     assert not one.run.store.exists("tokenizer/attempts/1/keeper.json")
+
+
+def test_a_controller_that_slept_before_it_looked_ends_nothing_that_began_meanwhile(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url, "observe")
+    until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, "it sleeps")
+    one.controller()
+    playing = one.pid()
+    sleeper.send_signal(signal.SIGCONT)
+    time.sleep(3)  # a look or more, and the second for stacks
+    assert (gone(playing), endings(one)) == (False, [None])
 
 
 def test_settings_that_change_under_a_run_stop_what_was_begun_with_the_old_ones(world: MakeWorld) -> None:

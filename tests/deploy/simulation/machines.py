@@ -101,6 +101,7 @@ class Machines:
     def kill(self, stage: str, attempt: int) -> None:
         one = self.shown(stage, attempt)
         if one is not None and one.shown in (Process.PENDING, Process.RUNNING):
+            self._invariants.killed(one)
             self._later(one, self._rng.uniform(0, 3), partial(self.die, code=-9))
 
     def forget(self, stage: str, attempt: int) -> None:
