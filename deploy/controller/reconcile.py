@@ -43,9 +43,9 @@ class Reconciler:
         self._tell, self._clock, self._monotonic = tell, clock, monotonic
         self._drift: float | None = None
         self._stepped: float | None = None
+        self._looked: float | None = None
         self._strangers: dict[tuple[str, int], float] = {}
         """Processes that we have read nothing of, and since when."""
-        self._looked: float | None = None
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
@@ -155,7 +155,7 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
         if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
-        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "trouble": trouble, "reason": reason}
-        usable, machines = shown.usable and trouble is None, shown.machines
-        found.append(replace(one, present=shown.present, usable=usable, machines=machines, **told))
+        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "present": shown.present}
+        found.append(replace(one, usable=shown.usable and trouble is None, **told, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -97,11 +97,6 @@ class RunJournal:
                 self._shown_before = float(json.loads(self._run.store.read(STATUS))["at"])
         return self._shown_before
 
-    @property
-    def settings(self) -> Settings | None:
-        """Those that counted at the last look."""
-        return self._config[1] if self._config is not None else None
-
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""
         return self._run.store.children(folder) if folder.partition("/")[0] in self._folders else ()

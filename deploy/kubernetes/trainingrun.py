@@ -143,8 +143,13 @@ def _numbers(news: News, stages: list[Object], shown: Object) -> Object:
         **{key: shown.get(key) and round(shown[key], DIGITS) for key in ("loss", "mfu")},
         **{key: sum(one[key] for one in stages) for key in ("attempts", "preemptions", "failures")},
         "costDollars": round(news.decision.spent_dollars, 2) if news.decision is not None else None,
+        "forecastDollars": _cents((news.found or {}).get("forecast_dollars")),
         "stages": [{key: one.get(key) for key in ("name", "state", "attempt", "step", "reason")} for one in stages],
     }
+
+
+def _cents(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 2)
 
 
 def stages_of(news: News) -> list[Object]:

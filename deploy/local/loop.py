@@ -146,8 +146,8 @@ class LocalJournal(RunJournal):
     def webhook(self) -> str | None:
         return self.last.policy.webhook if self.last is not None else None
 
-    def dollars_per_hour(self) -> float:
-        """Of this machine: nothing, unless somebody says otherwise."""
+    def price(self) -> float:
+        """Of an hour of this machine."""
         return self.last.policy.dollars_per_slice_hour.get(ZONE, 0.0) if self.last is not None else 0.0
 
     def stage(self, name: str) -> Stage:
@@ -178,7 +178,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
                 say(news.text)
             webhook.send(f"nanocode {run.store.url}: {news.text}")
 
-        provisioner = slices if slices is not None else ThisMachine(journal.dollars_per_hour)
+        provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
     return _verdict(run, journal, backend, decision)

@@ -284,7 +284,8 @@ class BaseEval(Section):
 
 class Budget(Section):
     dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
-    """The run stops cleanly before its slices cost more; None: no limit. See controller.dollars_per_slice_hour."""
+    """The run stops cleanly before it costs more; None: no limit. It needs the price of a slice: see prices.chip_hour
+    and controller.dollars_per_slice_hour."""
     dollars_per_chip_hour: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
     """What a chip costs where you run, for stages that are on no slice with a price; prices change, so none is built
     in."""
@@ -352,7 +353,7 @@ class Controller(Section):
     """Where slices may come from, best first."""
     dollars_per_slice_hour: dict[str, Dollars] = Field(default_factory=dict, json_schema_extra=OPERATING)
     """Zone -> price of a whole slice there; it wins over `prices`. `pool`: nodes that are there anyway, `local`: this
-    machine."""
+    machine while an accelerator stage runs on it."""
     warn_share: float = Field(default=0.8, gt=0, le=1, json_schema_extra=OPERATING)
     """Share of the budget at which you are warned."""
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)

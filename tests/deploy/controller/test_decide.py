@@ -540,9 +540,12 @@ def test_a_stage_waits_for_a_zone_that_may_have_a_slice() -> None:
     assert decided(world(ASKS, slices=()), nowhere).stages["a"].state is State.WAITING
 
 
-def test_a_zone_without_a_price_is_free() -> None:
+def test_a_zone_whose_price_nobody_has_said_is_asked_where_there_is_no_budget() -> None:
     policy = POLICY.model_copy(update={"zones": ("south",)})
-    assert acts(world(ASKS, slices=()), policy) == [Request("slice-1", "south", 0.0)]
+    assert acts(world(ASKS, slices=()), policy) == [Request("slice-1", "south", None)]
+    refused = decided(world(ASKS, slices=()), policy, budget=40.0)
+    assert (refused.state, refused.resting) == (State.OVER_BUDGET, True)
+    assert "a slice in south" in refused.reason
 
 
 # -- money -------------------------------------------------------------------------------------------------------------
