@@ -31,7 +31,8 @@ class Invariants(Watcher):
         self.broken: list[str] = []
         self._writers: dict[str, int] = {}
         self._published: Counter[tuple[str, str]] = Counter()
-        self._idle_since: dict[str, float] = {}
+        self._idle_since: dict[tuple[str, float], float] = {}
+        """By name and when it was asked for: a late call brings a name back."""
         self._woken: dict[int, float] = {}
         dollars = world.plan.budget.dollars
         self._allowed = float("inf") if dollars is None else dollars
@@ -218,9 +219,9 @@ class Invariants(Watcher):
         present = world.zones.present()
         for one in present:
             if one.name in live or one.ready is None:
-                self._idle_since.pop(one.name, None)
+                self._idle_since.pop((one.name, one.asked), None)
             else:
-                since = self._idle_since.setdefault(one.name, world.clock.now)
+                since = self._idle_since.setdefault((one.name, one.asked), world.clock.now)
                 bound = policy.hold_minutes * 60 + policy.release_seconds
                 self._must(self._recent(since, bound), f"nobody has used {one.name} since {since:.0f}")
             if one.ready is None:
