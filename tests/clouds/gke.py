@@ -102,7 +102,7 @@ class View:
         self.gke.world.settle()
         now = self.gke.world.now
         return {
-            pool.name: Nodes(pool.size, pool.size if now >= pool.ready_at else 0)
+            pool.name: Nodes(pool.size, pool.size if now >= pool.ready_at else 0, pool.holding.begin)
             for pool in self.gke.pools.values()
             if pool.holding is not None
         }
