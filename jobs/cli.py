@@ -42,8 +42,10 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.dry_run:
         return local.dry_run(options.run_dir, options.preset, options.set, options.config)
+    chosen = [f"provisioner={options.provisioner}"] if options.provisioner is not None else []
+    overrides = [*options.set, *chosen]
     return local.run(
-        options.run_dir, options.preset, options.set, options.config, options.stages, options.yes, options.chaos
+        options.run_dir, options.preset, overrides, options.config, options.stages, options.yes, options.chaos
     )
 
 
@@ -149,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--preset", choices=PRESETS, help="where settings begin; a new run directory takes demo")
     run.add_argument("--stages", metavar="A,B", help=f"only these of: {', '.join(order())}")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
+    run.add_argument(
+        "--provisioner",
+        choices=("local", "queued-resource", "auto"),
+        help="where stages that need an accelerator run: on this machine, or on slices of the Cloud TPU API, which are "
+        "asked for and given back; the same as --set provisioner=",
+    )
     run.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     run.add_argument("--yes", action="store_true", help="run stages again that become stale, without asking")
     run.add_argument(

@@ -37,7 +37,9 @@ def slices(
 ) -> Exit:
     """Print them; `ConfigurationError` where nothing can be asked. FAILED: something is not known, or not deleted."""
     if open_inventories is None:
-        from deploy.provisioners.inventories import inventories as open_inventories  # late: the clouds' clients
+        from deploy.provisioners.inventories import inventories  # late: the clouds' clients
+
+        open_inventories = inventories
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # what is printed may be JSON
     runs = Runs(locations)
     if locations and not runs.urls:

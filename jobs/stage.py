@@ -25,11 +25,13 @@ from pydantic import JsonValue, ValidationError
 from jobs.console import Display, hide_late_writes, set_up_logging
 from nanocode.config.settings import Settings
 from nanocode.run.attempts import superseded
+from nanocode.run.costs import dollars_per_hour
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
-from nanocode.run.segments import KINDS, SegmentWriter, read_segments
+from nanocode.run.liveness import last_sign
+from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
@@ -195,7 +197,7 @@ def _run(
                 metrics=outcome.metrics,
                 versions=versions(),
                 chip_seconds=chip_seconds,
-                cost_dollars=chip_seconds / 3600 * settings.budget.dollars_per_chip_hour,
+                cost_dollars=chip_seconds / 3600 * dollars_per_chip_hour(task, outcome.chips),
                 started=started,
                 ended=datetime.now(UTC),
             ),
@@ -221,15 +223,18 @@ def _check_assigned(run: RunDirectory, stage: str, attempt: int, digest: str) ->
         )
 
 
+def dollars_per_chip_hour(task: Task, chips: int) -> float:
+    """Of the slice that the attempt runs on, where that has a price, else of the settings."""
+    claim = task.run.claimed(task.stage, task.attempt)
+    price = dollars_per_hour(task.run, task.settings, claim.slice) if claim is not None and chips else None
+    return task.settings.budget.dollars_per_chip_hour if price is None else price / chips
+
+
 def other_seconds(task: Task) -> float:
     """How long the other attempts at this work lived, each from its claim to its last record."""
-    total = 0.0
-    for claim in task.run.attempts(task.stage):
-        if claim.input_digest == task.digest and claim.attempt != task.attempt:
-            records = (one for kind in KINDS for one in read_segments(task.run.store, task.stage, kind, claim.attempt))
-            claimed = claim.claimed.timestamp()
-            total += max((float(one["time"]) for one in records), default=claimed) - claimed
-    return total
+    claims = [one for one in task.run.attempts(task.stage) if one.input_digest == task.digest]
+    others = [one for one in claims if one.attempt != task.attempt]
+    return sum(last_sign(task.run, one) - one.claimed.timestamp() for one in others)
 
 
 def versions() -> dict[str, str]:

@@ -202,6 +202,7 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
         Trouble.STOCKOUT: policy.stockout_minutes,
         Trouble.QUOTA: policy.stockout_minutes,
         Trouble.PERMISSION: PERMISSION_MINUTES,
+        Trouble.OTHER: policy.stockout_minutes,
     }
 
     def refused(zone: str) -> bool:
@@ -237,7 +238,8 @@ def came(one: Slice, seen: Observed) -> float | None:
 
 
 def bill(seen: Observed) -> dict[str, float]:
-    """Dollars so far by slice: from when it came until it is gone, a permanent one while an attempt lives on it.
+    """Dollars so far by slice: from when it came until it is gone or taken away, or while an attempt lives on one that
+    is permanent.
 
     One whose price nobody has said is billed at nothing, and `unpriced` names it.
     """
@@ -292,7 +294,7 @@ def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
 def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     """Why going on would cost more than there is; empty while it would not.
 
-    Stopping begins at the budget less what stopping costs. With nothing held, a slice has to be worth its start. What
+    Stopping begins at the budget less what stopping costs. With nothing in use, a slice has to be worth its start. What
     costs nobody knows how much cannot be kept within a budget, so it is not begun.
     """
     if budget.dollars is None:

@@ -13,6 +13,7 @@ from deploy.controller.decide import decide
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Journal, Written
 from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage, Trouble
+from deploy.controller.policies import age
 from nanocode.run.attempts import End, Stop
 
 log = structlog.get_logger()
@@ -20,6 +21,9 @@ log = structlog.get_logger()
 ALIVE = (Process.PENDING, Process.RUNNING)
 JUMP_SECONDS = 30.0
 """More than a slow round, less than any deadline."""
+STRANGER_SECONDS = 60.0
+"""How late what we read may be: a process with a name that we have read nothing of may be another controller's, just
+claimed and begun. If we still have not after so long, nobody has claimed it."""
 
 
 class Reconciler:
@@ -40,7 +44,8 @@ class Reconciler:
         self._drift: float | None = None
         self._stepped: float | None = None
         self._looked: float | None = None
-        self._unclaimed: set[tuple[str, int]] = set()
+        self._strangers: dict[tuple[str, int], float] = {}
+        """Processes that we have read nothing of, and since when."""
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
@@ -74,8 +79,8 @@ class Reconciler:
         try:
             live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
             seen = self._backend.observe(live)
+            strays = self._strays(stages, seen, now)
             stages = tuple(_with_processes(stage, seen) for stage in stages)
-            strays = self._strays(stages, [key for key, one in seen.items() if one.process in ALIVE])
         except Unreachable as error:
             log.warning("backend gives no answer", error=str(error))
             unknown.add("backend")
@@ -97,15 +102,14 @@ class Reconciler:
             written.dollars_per_hour_at_work,
         )
 
-    def _strays(self, stages: tuple[Stage, ...], alive: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        """Of those alive the ones that have ended, or that had no claim when they were seen before.
-
-        A claim comes before its process: one that is not there yet was made by another controller since we read.
-        """
+    def _strays(
+        self, stages: tuple[Stage, ...], seen: Mapping[tuple[str, int], Seen], now: float
+    ) -> list[tuple[str, int]]:
+        """What lives though its attempt has ended, or though nobody has claimed it."""
         live = {(stage.name, one.number): one.live for stage in stages for one in stage.attempts}
-        strays = [key for key in alive if not live.get(key, key not in self._unclaimed)]
-        self._unclaimed = {key for key in alive if key not in live}
-        return strays
+        there = [key for key, one in seen.items() if one.process in ALIVE and not live.get(key, False)]
+        self._strangers = {key: self._strangers.get(key, now) for key in there if key not in live}
+        return [key for key in there if key in live or age(now, self._strangers[key]) > STRANGER_SECONDS]
 
     def _act(self, action: Action, now: float) -> None:
         match action:
@@ -151,7 +155,7 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
         trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
         if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
             trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
-        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "trouble": trouble, "reason": reason}
-        usable, machines = shown.usable and trouble is None, shown.machines
-        found.append(replace(one, present=shown.present, usable=usable, machines=machines, **told))
+        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "present": shown.present}
+        found.append(replace(one, usable=shown.usable and trouble is None, **told, **changes))
     return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -226,8 +226,9 @@ class RunJournal:
             self._create(f"slices/{name}/{fact}.json", {"at": at, **({"reason": reason} if reason else {})})
 
     def told(self, key: str) -> bool:
-        self._told = {*(self._told or ()), key}
-        return self._create(f"controller/told/{key}", {})
+        first = self._create(f"controller/told/{key}", {})
+        self._told = {*(self._told or ()), key}  # only now: without an answer the next round tries again
+        return first
 
     def show(self, decision: Decision, at: float) -> None:
         stages = {name: {"state": one.state, "reason": one.reason} for name, one in decision.stages.items()}

@@ -60,7 +60,7 @@ def _under_way(job: Object, mine: Sequence[Object], now: float, patience: waits.
     found += [(pod, waits.of_pod(pod, now, patience, kind)) for pod in held_up]
     found = found or [(None, waits.of_job(job, now, patience))]
     pod, wait = next(((pod, wait) for pod, wait in found if wait.code is not None), found[0])
-    sentence = f"host {pods.index(pod)}: {wait.sentence}" if pod is not None and hosts(job) > 1 else wait.sentence
+    sentence = wait.sentence if pod is None else _said_by(job, pod, wait.sentence)
     if wait.code is not None:
         return Seen(Process.EXITED, wait.code, since=now, reason=sentence)
     return Seen(Process.PENDING, since=now, reason=sentence)  # its deadlines are those of `waits`
@@ -106,9 +106,7 @@ def _judged(job: Object, mine: Sequence[Object], wrong: Sequence[tuple[Object, A
         said = (
             f"it was out of memory ({pods.memory_limit(first)}): raise stages.*.resources.limits.memory in the values"
         )
-    if hosts(job) > 1 and said:
-        said = f"host {pods.index(first)}: {said}"
-    return Seen(Process.EXITED, end.code, since=at, reason=said)
+    return Seen(Process.EXITED, end.code, since=at, reason=_said_by(job, first, said))
 
 
 def _settled(mine: Sequence[Object]) -> bool:
@@ -129,6 +127,13 @@ def _told_by(job: Object) -> str:
     failed = pods.holds(job, "Failed") or pods.holds(job, "FailureTarget") or {}
     told = ": ".join(part for part in (failed.get("reason"), failed.get("message")) if part)
     return f" ({told})"[: pods.LONGEST] if told else ""
+
+
+def _said_by(job: Object, pod: Object, sentence: str) -> str:
+    """With the pod's number in front, where it is one of several."""
+    if hosts(job) == 1 or not sentence:
+        return sentence
+    return f"{'worker' if is_split(job) else 'host'} {pods.index(pod)}: {sentence}"
 
 
 def _where(pod: Object) -> str:

@@ -75,6 +75,10 @@ class KubernetesJournal(RunJournal):
     def cloud(self) -> Cloud:
         return self.settings.cloud if self.settings is not None else Cloud()
 
+    def price_of_a_pool(self) -> float | None:
+        """Of a slice that is there anyway, per hour; None where nobody has said it."""
+        return self.policy.dollars_per_slice_hour.get(POOL)
+
     def webhook(self) -> str | None:
         return self.policy.webhook
 
@@ -107,9 +111,7 @@ class Run:
             cluster, self.directory, self.making, self._patience, self._is_proven, clock, self._node_pool
         )
         self._cluster, self._clock = cluster, clock
-        self._existing = ExistingPool(
-            lambda: self.journal.policy.dollars_per_slice_hour.get(POOL), self._nodes_are_cool
-        )
+        self._existing = ExistingPool(self.journal.price_of_a_pool, self._nodes_are_cool)
         self._pools: NodePools | None = None
         self.journal.waits = self.waits
         self.reconciler = Reconciler(self.journal, self.backend, Chosen(self._provisioner), tell, clock)
@@ -305,7 +307,8 @@ class Controller:
         for stage, sentence in (news.waits or {}).items():
             if run is not None:
                 run.events.publish("Waiting", f"{stage}: {sentence}")
-        if trainingrun.without_nulls(status) != training_run.get("status"):
+        before = trainingrun.without_nulls(training_run.get("status") or {})
+        if trainingrun.without_nulls(status) != before:
             version = {"resourceVersion": training_run["metadata"]["resourceVersion"]}
             self._cluster.patch_run_status(self._name, {"metadata": version, "status": status})
         self._status_at = now

@@ -42,7 +42,7 @@ class Health:
     def round_ended(self, outcome: str) -> None:
         """`outcome`: decided, waiting or unreachable."""
         self._last_round = self._monotonic()
-        self.ready = self.ready or outcome == "decided"
+        self.ready = self.ready or outcome != "unreachable"
         self.rounds.labels(outcome).inc()
 
     def text(self) -> bytes:
@@ -60,7 +60,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(health: Health, port: int, address: str = "") -> WSGIServer:
-    """Answer on this port (0: any that is free) until `shutdown`."""
+    """Answer on this port (0: any that is free) until `shutdown`; `OSError` where it is taken."""
 
     def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         match environment["PATH_INFO"]:

@@ -38,6 +38,8 @@ PHASES = {
     State.OVER_BUDGET: "OverBudget",
 }
 LONGEST_MESSAGE = 1000
+DIGITS = 4
+"""Of loss and MFU: `kubectl get` shows a number as it is written."""
 AT_WORK = ("running", "starting", "provisioning", "preempted", "failed")
 """States of a stage that make it the one to show, the first that there is."""
 
@@ -137,11 +139,17 @@ def status(training_run: Object, news: News, now: float) -> Object:
 def _numbers(news: News, stages: list[Object], shown: Object) -> Object:
     return {
         "stage": shown.get("name"),
-        **{key: shown.get(key) for key in ("step", "steps", "loss", "mfu")},
+        **{key: shown.get(key) for key in ("step", "steps")},
+        **{key: shown.get(key) and round(shown[key], DIGITS) for key in ("loss", "mfu")},
         **{key: sum(one[key] for one in stages) for key in ("attempts", "preemptions", "failures")},
         "costDollars": round(news.decision.spent_dollars, 2) if news.decision is not None else None,
+        "forecastDollars": _cents((news.found or {}).get("forecast_dollars")),
         "stages": [{key: one.get(key) for key in ("name", "state", "attempt", "step", "reason")} for one in stages],
     }
+
+
+def _cents(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 2)
 
 
 def stages_of(news: News) -> list[Object]:
@@ -151,6 +159,8 @@ def stages_of(news: News) -> list[Object]:
         decided = news.decision.stages.get(one["name"]) if news.decision is not None else None
         if decided is not None:
             one["state"], one["reason"] = decided.state.value, decided.reason or None
+        for key in ("step", "steps"):  # stages that do not train count megabytes, or rows
+            one[key] = one.get(key) and int(one[key])
         one["reason"] = (news.waits or {}).get(one["name"]) or one["reason"]
         one["reason"] = one["reason"] and one["reason"][:LONGEST_MESSAGE]
     return stages
@@ -215,7 +225,7 @@ def timestamp(at: float) -> str:
 
 
 def without_nulls(value: Any) -> Any:
-    """What is left of a merge patch where it is stored: there, null means that a field goes."""
+    """What a merge patch leaves where it is stored: there, null means that a field goes."""
     if isinstance(value, dict):
         return {key: without_nulls(one) for key, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -26,6 +26,7 @@ from nanocode.storage.objects import NotFound, StorageError
 
 Key = tuple[str, int]
 THIS_MACHINE, ZONE = "this machine", "local"
+"""The zone is what `controller.dollars_per_slice_hour` calls it."""
 SECONDS_TO_OBEY = 5.0
 """A keeper that was asked to end its process by force, and is there so much later, is ended itself."""
 
@@ -98,9 +99,12 @@ class LocalBackend:
         return (stage, attempt) in self._shown
 
     def forget(self, stage: str, attempt: int) -> None:
-        note = self._note((stage, attempt))
-        if note is not None and note.host == socket.gethostname() and not processes.keeps(note.pid, stage, attempt):
-            processes.end_session(note.pid)
+        try:
+            note = self._note((stage, attempt))
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
+        if note is not None and note.host == socket.gethostname():
+            processes.end_session(note.pid, note.at)
         self._started.pop((stage, attempt), None)
         self._told_to_end.pop((stage, attempt), None)
 
@@ -194,7 +198,7 @@ class LocalBackend:
 
 
 class ThisMachine:
-    """`Provisioner` of what is there anyway: one slice, ours for as long as we like."""
+    """`Provisioner` of what is there anyway: one slice, ours for as long as we like, which may have a price."""
 
     def __init__(self, dollars_per_hour: Callable[[], float] = lambda: 0.0) -> None:
         self._dollars_per_hour = dollars_per_hour

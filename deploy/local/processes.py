@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 
 import psutil
@@ -14,11 +15,11 @@ MISSING = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 
 
 def keepers(url: str) -> dict[tuple[str, int], int]:
-    """Stage and attempt -> process, of every keeper of this run that lives."""
+    """Stage and attempt -> process, of every keeper of this run that lives; those of pods are not this machine's."""
     found: dict[tuple[str, int], int] = {}
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
-        if KEEPER in arguments and url in arguments:
+        if KEEPER in arguments and url in arguments and "--worker" not in arguments:
             with suppress(ValueError, IndexError):
                 key = (_value(arguments, "--stage"), int(_value(arguments, "--attempt")))
                 found[key] = min(process.pid, found.get(key, process.pid))  # what it has just forked looks like it
@@ -42,8 +43,14 @@ def was_there(pid: int, at: float) -> bool:
     return False
 
 
-def end_session(leader: int) -> None:
-    """Kill what a process that led a session, and is gone, has left behind."""
+def end_session(leader: int, began: float) -> None:
+    """Kill what a process that began then to lead a session, and is gone, has left behind.
+
+    Nothing where the number is somebody else's by now: while it names a session, the kernel gives it to no process, so
+    one that has it leads a session of its own, as after a restart of the machine all sessions are others.
+    """
+    if was_there(leader, time.time()) or psutil.boot_time() > began:
+        return
     for pid in psutil.pids():
         with suppress(OSError):
             if pid != leader and os.getsid(pid) == leader:

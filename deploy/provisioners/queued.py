@@ -8,6 +8,7 @@ and goes on counting against the quota: it is trouble, is deleted by force, and 
 Every call has a deadline and no retry: the next round asks again, under the same name, with the same request id.
 """
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +44,20 @@ class Connection:
 
 
 def connect(cloud: Cloud) -> Connection:
-    """With the credentials that are there; `ConfigurationError` where there are none, or no project is named."""
+    """With the credentials that are there; `ConfigurationError` where there are none, or no project is named.
+
+    `TPU_EMULATOR_HOST` is honoured as `STORAGE_EMULATOR_HOST` is: without credentials.
+    """
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import tpu_v2
 
+    if (emulator := os.environ.get("TPU_EMULATOR_HOST")) is not None:
+        import grpc
+        from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
+
+        transport = TpuGrpcTransport(channel=grpc.insecure_channel(emulator))
+        return Connection(tpu_v2.TpuClient(transport=transport), cloud.project or "emulated")
     try:
         credentials, project = google.auth.default()
     except DefaultCredentialsError as error:
@@ -68,11 +78,11 @@ class QueuedResources:
         cloud: Callable[[], Cloud],
         recorded: Callable[[], Iterable[Slice]],
         clock: Callable[[], float],
-        image: Callable[[], str | None] = lambda: None,
+        broken: Callable[[str], str] = lambda slice: "",
     ) -> None:
-        """`run`: address of the run directory. `recorded`: the slices of the journal. `image`: where the cloud's is not named."""
+        """`run`: address of its directory. `recorded`: the slices of the journal. `broken`: why one is of no use."""
         self._connection, self._url, self._run = connection, run, labels.run_label(run)
-        self._cloud, self._recorded, self._clock, self._image = cloud, recorded, clock, image
+        self._cloud, self._recorded, self._clock, self._broken = cloud, recorded, clock, broken
         self._refused: dict[str, Slice] = {}
         self._looked: dict[str, Mapping[str, Slice]] = {}
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="zone")
@@ -120,8 +130,7 @@ class QueuedResources:
         cloud = self._cloud()
         called = labels.name_of(self._run, name)
         parent = self._parent(zone)
-        image = cloud.image or self._image()
-        if image is None:
+        if cloud.image is None:
             self._refuse(name, zone, Refusal(Trouble.PERMISSION, "no image is named: set cloud.image to one by digest"))
             return
         parameters = Parameters(
@@ -129,7 +138,7 @@ class QueuedResources:
             slice=name,
             name=called,
             parent=parent,
-            image=image,
+            image=cloud.image,
             labels=labels.labels(self._run, name, owner(cloud), self._clock() + cloud.expiry_hours * 3600),
         )
         asking = tpu_v2.CreateQueuedResourceRequest(
@@ -201,6 +210,8 @@ class QueuedResources:
     def _slice(self, name: str, zone: str, resource: Any) -> Slice:
         state = getattr(resource.state.state, "name", str(resource.state.state))
         found = self._trouble(zone, state, resource)
+        if found is None and (why := self._broken(name)):
+            found = Refusal(Trouble.OTHER, why)
         trouble, reason = (found.trouble, found.sentence) if found is not None else (None, "")
         return Slice(name, zone, usable=state == "ACTIVE", trouble=trouble, reason=reason)
 

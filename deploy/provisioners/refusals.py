@@ -1,8 +1,9 @@
 """What a refusal of the Cloud TPU API means: for the controller a kind of trouble, for the user one sentence.
 
-The words and reasons are those that the API is known to use; `tests/clouds/tpu.py` says where from. A stockout moves on
-to the next zone, a lack of quota waits, and what somebody has to put right is left alone for longer; a sentence names
-the command. What may pass by itself is `None`: nobody knows whether the call took effect, and the next round asks again.
+The words and reasons are those that the API is known to use; `tests/clouds/tpu.py` says where from. A stockout moves
+on to the next zone, a lack of quota waits, and what somebody has to put right is left alone for longer; a sentence
+names the command. What may pass by itself is `None`: nobody knows whether the call took effect, and the next round asks
+again.
 """
 
 import re

@@ -284,7 +284,8 @@ class BaseEval(Section):
 
 class Budget(Section):
     dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
-    """The run stops cleanly before it costs more; None: no limit."""
+    """The run stops cleanly before it costs more; None: no limit. It needs the price of a slice: see prices.chip_hour
+    and controller.dollars_per_slice_hour."""
     dollars_per_chip_hour: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
     """What a chip costs where you run, for stages that are on no slice with a price; prices change, so none is built
     in."""
@@ -347,12 +348,12 @@ class Controller(Section):
     churn_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
     """How far back a zone's lost slices are held against it."""
     stockout_minutes: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
-    """How long a zone is left alone that had no slice, or no quota for one."""
+    """How long a zone is left alone that had no slice, or no quota for one, or answered what we do not understand."""
     zones: tuple[str, ...] = Field(default=(), json_schema_extra=OPERATING)
     """Where slices may come from, best first."""
     dollars_per_slice_hour: dict[str, Dollars] = Field(default_factory=dict, json_schema_extra=OPERATING)
     """Zone -> price of a whole slice there; it wins over `prices`. `pool`: nodes that are there anyway, `local`: this
-    machine."""
+    machine while an accelerator stage runs on it."""
     warn_share: float = Field(default=0.8, gt=0, le=1, json_schema_extra=OPERATING)
     """Share of the budget at which you are warned."""
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
@@ -384,7 +385,7 @@ class Cloud(Section):
     """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
     queue_minutes: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
     """For which a request waits in the queue of a zone that has no machines, before the next zone is asked."""
-    unattended_minutes: float = Field(default=60.0, ge=2, json_schema_extra=OPERATING)
+    unattended_minutes: float = Field(default=60.0, gt=0, json_schema_extra=OPERATING)
     """For which a TPU VM goes on without a controller, as while a laptop sleeps: then it saves and deletes itself."""
     cluster: str | None = Field(default=None, json_schema_extra=OPERATING)
     """GKE cluster that node pools are made in."""

@@ -1,13 +1,13 @@
 """What a run has cost, slice by slice, from the facts in its directory.
 
     slices/<name>/REQUEST.json       zone, dollars per hour, and when it was asked for
-    slices/<name>/{ready,gone}.json  when it began and stopped to cost
+    slices/<name>/{ready,gone}.json  when it began and stopped to cost; if it was taken away, that was `released.json`
 
 A slice that is there anyway (a pool's nodes, this machine) has no such facts: it costs while an attempt lives on it.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,12 @@ from nanocode.run.directory import Claim, RunDirectory
 from nanocode.storage.objects import NotFound
 
 Spans = Iterable[tuple[float, float]]
+Attempts = Iterable[tuple[Claim, float | None]]
+"""Claims, each with when its attempt ended, or None while it lives."""
 THERE_ANYWAY = {"pool": "pool", "this machine": "local"}
 """Slice that nobody asked for -> its name among the prices."""
+
+TIMES = ("ready", "released", "gone", "preempted")
 
 
 def hours(spans: Spans) -> float:
@@ -45,35 +49,59 @@ class SliceCost:
     zone: str
     dollars_per_hour: float | None
     """None: nobody has said it."""
-    hours: float
-    """In which it cost something."""
-    held: bool
-    """It costs now."""
+    costing: tuple[tuple[float, float], ...]
+    """When it cost something."""
+    held: tuple[float, float] | None = None
+    """From when it was asked for until it was gone, or now."""
+    costs: bool = False
+    """It does so now."""
+
+    @property
+    def hours(self) -> float:
+        return hours(self.costing)
 
     @property
     def dollars(self) -> float | None:
         return None if self.dollars_per_hour is None else self.hours * self.dollars_per_hour
 
 
-def slice_costs(
-    run: RunDirectory, settings: Settings, attempts: Iterable[tuple[Claim, float | None]], now: float
-) -> list[SliceCost]:
-    """Every slice that has come, and the places without one where an attempt had a price, by name.
+@dataclass(frozen=True)
+class Bill:
+    """What a run has cost."""
 
-    `attempts`: claims, each with when its attempt ended, or None while it lives.
-    """
+    slices: tuple[SliceCost, ...]
+    at_work: float
+    """Dollars for cluster and CPU nodes."""
+
+    @property
+    def dollars(self) -> float:
+        """As far as prices are known."""
+        return sum(one.dollars or 0.0 for one in self.slices) + self.at_work
+
+    @property
+    def unpriced(self) -> list[str]:
+        """Zones whose slices cost nobody knows how much."""
+        return sorted({one.zone for one in self.slices if one.costing and one.dollars_per_hour is None})
+
+
+def bill(run: RunDirectory, settings: Settings, attempts: Attempts, now: float) -> Bill:
+    """By slice, and in all."""
+    attempts = list(attempts)
     known = prices.priced(settings).dollars_per_slice_hour
-    found = [one for name in run.store.children("slices") if (one := _asked_for(run, name, known, now)) is not None]
-    lives: dict[str, list[tuple[float, float | None]]] = {}
-    for claim, ended in attempts:
-        if claim.slice in THERE_ANYWAY:
-            lives.setdefault(claim.slice, []).append((claim.claimed.timestamp(), ended))
-    for name, spans in sorted(lives.items()):
-        zone = THERE_ANYWAY[name]
-        took = hours((begin, now if ended is None else ended) for begin, ended in spans)
-        dollars = known.get(zone, 0.0 if zone == "local" else None)
-        found.append(SliceCost(name, zone, dollars, took, any(ended is None for _, ended in spans)))
-    return found
+    slices = [_asked_for(run, name, known, now) for name in run.store.children("slices")]
+    found = (*(one for one in slices if one is not None), *_there_anyway(known, attempts, now))
+    at_work = [(claim.claimed.timestamp(), now if ended is None else ended) for claim, ended in attempts]
+    at_work += [one.held for one in found if one.held is not None]
+    return Bill(found, hours(union(at_work)) * prices.dollars_per_hour_at_work(settings.prices))
+
+
+def _there_anyway(known: Mapping[str, float], attempts: Attempts, now: float) -> Iterator[SliceCost]:
+    for name, zone in THERE_ANYWAY.items():
+        lives = [(claim.claimed.timestamp(), ended) for claim, ended in attempts if claim.slice == name]
+        if lives:
+            spans = tuple((begin, now if ended is None else ended) for begin, ended in lives)
+            dollars = known.get(zone, 0.0 if zone == "local" else None)
+            yield SliceCost(name, zone, dollars, spans, costs=any(ended is None for _, ended in lives))
 
 
 def dollars_per_hour(run: RunDirectory, settings: Settings, slice: str | None) -> float | None:
@@ -88,12 +116,18 @@ def dollars_per_hour(run: RunDirectory, settings: Settings, slice: str | None) -
 
 
 def _asked_for(run: RunDirectory, name: str, known: Mapping[str, float], now: float) -> SliceCost | None:
-    facts = {fact: _fact(run, name, fact) for fact in ("REQUEST", "ready", "gone")}
-    wish, ready, gone = facts["REQUEST"], _at(facts["ready"]), _at(facts["gone"])
-    if wish is None or ready is None:
+    there = run.store.children(f"slices/{name}")
+    wish = _fact(run, name, "REQUEST")
+    at = {stem: _at(_fact(run, name, stem)) for stem in TIMES if f"{stem}.json" in there}
+    asked, came, gone = _at(wish), at.get("ready"), at.get("gone")
+    if wish is None or asked is None:
         return None
-    took = hours([(ready, now if gone is None else gone)])
-    return SliceCost(name, str(wish.get("zone")), _price(wish, known), took, gone is None)
+    # One that was taken away was given back when that was seen, and has cost nothing since.
+    taken = at.get("released") if "preempted" in at else None
+    went = min((time for time in (gone, taken) if time is not None), default=None)
+    costing = () if came is None else ((came, now if went is None else went),)
+    held = (asked, now if gone is None else gone)
+    return SliceCost(name, str(wish.get("zone")), _price(wish, known), costing, held, came is not None and went is None)
 
 
 def _price(wish: Mapping[str, Any], known: Mapping[str, float]) -> float | None:

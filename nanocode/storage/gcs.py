@@ -43,6 +43,9 @@ class GcsStore:
         self._prefix = f"{checked(prefix)}/" if prefix else ""
         self._bucket = bucket if bucket is not None else open_bucket(name)
 
+    def __reduce__(self) -> tuple[type["GcsStore"], tuple[str]]:
+        return GcsStore, (self.url,)  # another process opens the bucket itself: clients cannot be sent
+
     @property
     def url(self) -> str:
         return f"gs://{self._bucket.name}/{self._prefix}".rstrip("/")
@@ -175,6 +178,8 @@ def open_bucket(name: str) -> "Bucket":
     # For spans that nobody collects the client would ask about the bucket after each "not found", from a thread of its
     # own: a request more, and a permission (storage.buckets.get) that a run does not need.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    # Nor need gcsfs, which checkpoints and the compile cache are written through, know whether it has real folders.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             return Client.create_anonymous_client().bucket(name)

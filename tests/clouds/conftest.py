@@ -1,5 +1,5 @@
 """The fixtures, for the tests of the fakes themselves."""
 
-from tests.clouds.fixtures import now, tpu, world
+from tests.clouds.fixtures import clouds, now, tpu
 
-__all__ = ["now", "tpu", "world"]
+__all__ = ["clouds", "now", "tpu"]

@@ -24,7 +24,7 @@ def now() -> Now:
 
 
 @pytest.fixture
-def world(now: Now) -> World:
+def clouds(now: Now) -> World:
     world = World(now)
     world.zones["us-east5-b"] = Zone(capacity=16, quota=16)
     world.zones["europe-west4-a"] = Zone(capacity=16, quota=8)
@@ -32,7 +32,7 @@ def world(now: Now) -> World:
 
 
 @pytest.fixture
-def tpu(world: World) -> Iterator[TpuServer]:
-    server = TpuServer(TpuService(world))
+def tpu(clouds: World) -> Iterator[TpuServer]:
+    server = TpuServer(TpuService(clouds))
     yield server
     server.close()

@@ -27,7 +27,7 @@ def state(client: tpu_v2.TpuClient, name: str = "one") -> Any:
 
 
 def test_a_request_waits_comes_is_preempted_and_keeps_its_quota_until_it_is_deleted(
-    tpu: TpuServer, world: World, now: Now
+    tpu: TpuServer, clouds: World, now: Now
 ) -> None:
     client = tpu.client()
     operation = client.create_queued_resource(request(), timeout=5)
@@ -40,20 +40,20 @@ def test_a_request_waits_comes_is_preempted_and_keeps_its_quota_until_it_is_dele
     (node,) = client.list_nodes(parent=PARENT, timeout=5)
     assert node.state is tpu_v2.Node.State.READY and node.labels["nanocode-run"] == "r"
     now.seconds += 600
-    assert world.call("", lambda: world.preempt("us-east5-b")) is not None
+    assert clouds.call("", lambda: clouds.preempt("us-east5-b")) is not None
     now.seconds += 30
     assert (state(client).state, state(client).state_initiator) == (State.SUSPENDED, Initiator.SERVICE)
-    assert world.reserved and world.bill({"us-east5-b": 0.5}) == pytest.approx(8 * 0.5 * 601 / 3600)
+    assert clouds.reserved and clouds.bill({"us-east5-b": 0.5}) == pytest.approx(8 * 0.5 * 601 / 3600)
     client.delete_queued_resource(tpu_v2.DeleteQueuedResourceRequest(name=f"{PARENT}/queuedResources/one"), timeout=5)
     now.seconds += 20
     with pytest.raises(exceptions.NotFound):
         state(client)
-    assert not world.reserved
+    assert not clouds.reserved
 
 
-def test_asking_again_with_the_same_request_id_makes_nothing_new(tpu: TpuServer, world: World) -> None:
+def test_asking_again_with_the_same_request_id_makes_nothing_new(tpu: TpuServer, clouds: World) -> None:
     client = tpu.client()
-    world.fail("CreateQueuedResource", Code.DEADLINE_EXCEEDED, took_effect=True)
+    clouds.fail("CreateQueuedResource", Code.DEADLINE_EXCEEDED, took_effect=True)
     with pytest.raises(exceptions.DeadlineExceeded):
         client.create_queued_resource(request(), timeout=5)
     client.create_queued_resource(request(), timeout=5)

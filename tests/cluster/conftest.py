@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from tests import gcs
+from tests.cluster.access import Json
 from tests.cluster.binaries import NoGoToolchain
+from tests.cluster.built import add_built
 from tests.cluster.cluster import Cluster, Missing
 from tests.cluster.images import Image, Images
-from tests.cluster.node import cpu_node
+from tests.cluster.node import cpu_node, v6e_node
+from tests.cluster.releases import SETTINGS, Release
+from tests.images import build
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "cluster" in config.option.markexpr:
+        items.sort(key=lambda item: item.get_closest_marker("last") is not None)
         return
     left_out = [item for item in items if item.get_closest_marker("cluster")]
     config.hook.pytest_deselected(items=left_out)
@@ -53,11 +59,54 @@ def cluster(tools_image: Image, request: pytest.FixtureRequest) -> Iterator[Clus
         made.keep = request.session.testsfailed > 0
 
 
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace that admits only pods of the restricted Pod Security standard."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
+def make_namespace(cluster: Cluster, name: str) -> str:
+    """One that admits only pods of the restricted Pod Security standard."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    return name
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    name = make_namespace(cluster, f"test-{uuid.uuid4().hex[:8]}")
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def values(cluster: Cluster) -> Json:
+    """Of a run on simulated v6e nodes whose jax computes on CPUs, over an emulated bucket."""
+    if lack := build.missing():
+        pytest.skip(lack)
+    add_built(cluster.images, "controller", "cpu")
+    address = gcs.server()
+    return {
+        "accelerator": "tpu",
+        "spot": True,
+        "bucket": f"gs://{gcs.BUCKET}",
+        "image": {
+            "repository": "localhost/nanocode/cpu",
+            "controllerRepository": "localhost/nanocode/controller",
+            "tag": "test",
+        },
+        "dollarsPerSliceHour": {"pool": 4.32},
+        "extraEnv": {"JAX_PLATFORMS": "cpu", "STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address},
+        "settings": dict(SETTINGS),
+    }
+
+
+@pytest.fixture(scope="session")
+def runs(cluster: Cluster) -> str:
+    """The namespace of most runs."""
+    return make_namespace(cluster, "runs")
+
+
+@pytest.fixture(scope="session")
+def quiet(cluster: Cluster, runs: str, values: Json) -> Release:
+    """A run that nothing happened to, done; `told` is what `kubectl get -w` said meanwhile."""
+    cluster.add(v6e_node("v6e-0"))
+    release = Release(cluster, runs, "quiet", values)
+    release.install()
+    with release.watched():
+        release.wait_for("Succeeded")
+    return release

@@ -8,7 +8,8 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def test_a_second_create_is_refused_and_changes_nothing(store: Store) -> None:
     with pytest.raises(AlreadyExists, match="x is there already"):
         store.create("x", b"second")
     assert store.read("x") == b"first"
+
+
+def test_a_store_can_be_handed_to_another_process(store: Store) -> None:
+    store.create("a/b", b"mine")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(store.child("a").read, "b").result(60) == b"mine"
 
 
 def test_of_32_concurrent_creates_exactly_one_wins(store: Store) -> None:

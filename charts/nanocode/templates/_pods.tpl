@@ -57,6 +57,7 @@ containers:
       - {name: {{ $name }}, value: {{ $value | quote }}}
       {{- end }}
     {{- with .ports }}
+      - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
     ports: {{ toJson . }}
     {{- end }}
     {{- with .probes }}

@@ -44,7 +44,7 @@ def metadata(parameters: Parameters, cloud: Cloud) -> dict[str, str]:
         "queued-resource": f"{parameters.parent}/queuedResources/{parameters.name}",
         "image": parameters.image,
         "secrets": json.dumps(cloud.secrets, sort_keys=True),
-        "unattended-minutes": f"{cloud.unattended_minutes:g}",
+        "unattended-seconds": f"{cloud.unattended_minutes * 60:.0f}",
     }
     script = resources.files("deploy.provisioners.vm").joinpath("startup.sh").read_text()
     return {

@@ -231,6 +231,9 @@ LEAVES = {
     "of a stage that was done a while ago": world(
         cpu("a", attempt(1, last_sign=NOW - POLICY.termination_seconds - 1), marked=DIGEST)
     ),
+    "of a stage that was done while it started": world(
+        cpu("a", attempt(1, ago=POLICY.termination_seconds + 1), marked=DIGEST)
+    ),
     "that hangs": world(cpu("a", attempt(1, ago=9999, first_step=NOW - 9000, last_sign=NOW - 601))),
     "that does no step": world(cpu("a", attempt(1, ago=POLICY.start_minutes * 60 + 1))),
     "that no machine takes": world(cpu("a", attempt(1, Process.PENDING, ago=601))),
@@ -281,6 +284,15 @@ def test_what_does_not_leave_within_its_grace_is_killed() -> None:
 
 def test_a_stray_process_is_killed() -> None:
     assert acts(world(cpu("a", marked=DIGEST), strays=(("a", 3),))) == [Kill("a", 3)]
+
+
+def test_a_stage_begins_once_what_it_reads_is_done() -> None:
+    reading = cpu("b", reads=("a",))
+    assert acts(world(cpu("a", marked=DIGEST), reading)) == [Begin("b", 1, DIGEST)]
+    assert acts(world(cpu("a", attempt(1)), reading)) == []
+    only = Intent(stages=("b",))
+    assert acts(world(cpu("a", marked=DIGEST), reading, intent=only)) == [Begin("b", 1, DIGEST)]
+    assert acts(world(cpu("a"), cpu("b"), intent=only)) == [Begin("b", 1, DIGEST)]
 
 
 def test_a_stage_begins_with_the_next_number() -> None:
@@ -341,7 +353,7 @@ BUSY = accelerator("a", attempt(1, slice="slice-1"))
 SLICES = {
     "the first slice is asked for where it is cheapest": (world(ASKS, slices=()), [Request("slice-1", "east", 4.0)]),
     "names are never used twice": (
-        world(ASKS, slices=(slice_(7, released=NOW - 99, gone=NOW - 99, present=False),)),
+        world(ASKS, slices=tuple(slice_(n, released=NOW - 99, gone=NOW - 99, present=False) for n in (2, 7))),
         [Request("slice-8", "east", 4.0)],
     ),
     "a request that was lost is made again": (
@@ -434,6 +446,26 @@ SLICES = {
         world(BUSY, slices=(slice_(1), slice_(2, released=NOW - 99, gone=NOW - 50))),
         [Release("slice-2", "it is not needed")],
     ),
+    "a slice that vanished and comes back is given back": (
+        world(BUSY, slices=(slice_(1), slice_(2, gone=NOW - 50))),
+        [Release("slice-2", "it is not needed")],
+    ),
+    "a slice that comes after it was given back is given back": (
+        world(BUSY, slices=(slice_(1), slice_(2, ready=None, usable=True, released=NOW - 9))),
+        [Release("slice-2", "it is not needed")],
+    ),
+    "a slice that was given back before it came is gone": (
+        world(BUSY, slices=(slice_(1), slice_(2, ready=None, released=NOW - 9, present=False))),
+        [Note("slice-2", "gone")],
+    ),
+    "a slice is not held for a stage that nobody asked for": (
+        world(cpu("b", attempt(1)), ASKS, slices=(slice_(1),), intent=Intent(stages=("b",))),
+        [Release("slice-1", "nothing will need it")],
+    ),
+    "a slice is asked for beside a machine that is there anyway": (
+        world(accelerator("b", attempt(1, slice=HERE.name)), ASKS),
+        [Request("slice-1", "east", 4.0)],
+    ),
     "nothing is asked for while the provisioner gives no answer": (
         world(ASKS, slices=(), unknown=frozenset({"provisioner"})),
         [],
@@ -491,6 +523,29 @@ def test_the_machines_allowed_bound_the_slices_that_are_asked_for() -> None:
     assert [action.name for action in acts(world(*stages, slices=()), policy)] == ["slice-1", "slice-2"]
     one = world(cpu("x", attempt(1)), *stages, slices=(slice_(1, ready=None),))
     assert acts(one, policy) == []
+    two = POLICY.model_copy(update={"slices_at_once": 2, "attempts_at_once": 3})
+    assert [action.name for action in acts(world(*stages, slices=()), two)] == ["slice-1", "slice-2"]
+
+
+def test_a_stage_waits_for_a_zone_that_may_have_a_slice() -> None:
+    refused = [
+        slice_(n, zone, ready=None, trouble=Trouble.STOCKOUT, released=NOW, gone=NOW, present=False)
+        for n, zone in enumerate(POLICY.zones)
+    ]
+    seen = world(ASKS, slices=tuple(refused))
+    assert acts(seen) == []
+    assert decided(seen).stages["a"].state is State.PROVISIONING
+    assert decided(seen).stages["a"].reason == "no slice lately in east, west, north"
+    nowhere = POLICY.model_copy(update={"zones": ()})
+    assert decided(world(ASKS, slices=()), nowhere).stages["a"].state is State.WAITING
+
+
+def test_a_zone_whose_price_nobody_has_said_is_asked_where_there_is_no_budget() -> None:
+    policy = POLICY.model_copy(update={"zones": ("south",)})
+    assert acts(world(ASKS, slices=()), policy) == [Request("slice-1", "south", None)]
+    refused = decided(world(ASKS, slices=()), policy, budget=40.0)
+    assert (refused.state, refused.resting) == (State.OVER_BUDGET, True)
+    assert "a slice in south" in refused.reason
 
 
 # -- money -------------------------------------------------------------------------------------------------------------
@@ -525,11 +580,27 @@ def test_a_slice_is_given_back_although_nobody_says_that_its_attempt_has_ended()
         Leave("a", 1, "told so"),
         Release("slice-1", "its attempt was told to leave, and nobody says whether it did"),
     ]
+    assert acts(seen) == [Leave("a", 1, "told so")]
+    patient = replace(seen, stages=(accelerator("a", attempt(1, slice="slice-1", stop=stop(ago=29))),))
+    assert acts(patient, budget=4.0) == [Leave("a", 1, "told so")]
 
 
 def test_a_machine_that_costs_nothing_is_never_over_budget() -> None:
     policy = POLICY.model_copy(update={"zones": ()})
     assert acts(world(ASKS), policy, budget=0.01) == [Begin("a", 1, DIGEST, HERE.name)]
+
+
+def test_a_permanent_slice_with_a_price_is_left_in_time_and_not_taken_up_again() -> None:
+    pool = replace(HERE, dollars_per_hour=4.0)
+    stopping = 4.0 * (30 + 60 + 25) / 3600
+    going = world(accelerator("a", attempt(1, ago=60 * MINUTE, first_step=NOW, slice=HERE.name)), slices=(pool,))
+    assert acts(going, budget=4.0 + stopping + 0.001) == []
+    (leave,) = acts(going, budget=4.0 + stopping - 0.001)
+    assert isinstance(leave, Leave)
+    left = world(accelerator("a", over(1, Ending.STOPPED, ago=60 * MINUTE, slice=HERE.name)), slices=(pool,))
+    assert acts(left, budget=stopping + 0.1) == []
+    assert decided(left, budget=stopping + 0.1).state is State.OVER_BUDGET
+    assert acts(left, budget=40.0) == [Begin("a", 2, DIGEST, HERE.name)]
 
 
 # -- news --------------------------------------------------------------------------------------------------------------

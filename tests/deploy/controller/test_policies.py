@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.controller import policies
-from deploy.controller.observed import Process, Trouble
+from deploy.controller.observed import Process, Seen, Trouble
 from nanocode.config.settings import Budget, Controller
 from nanocode.run.attempts import Ending
 from tests.deploy.controller.builders import (
@@ -113,11 +113,13 @@ def test_the_cheapest_zone_comes_first_and_the_users_order_decides_between_equal
 
 def test_a_zone_that_took_slices_away_lately_comes_later() -> None:
     assert zones(lost_slice(1, "east", 5 * MINUTE)) == ["west", "north", "east"]
-    assert zones(lost_slice(1, "east", 31 * MINUTE)) == ["east", "west", "north"]
+    assert zones(lost_slice(1, "east", 29.9 * MINUTE)) == ["west", "north", "east"]
+    assert zones(lost_slice(1, "east", 30.1 * MINUTE)) == ["east", "west", "north"]
     twice = [lost_slice(1, "east", MINUTE), lost_slice(2, "east", MINUTE), lost_slice(3, "west", MINUTE)]
     assert zones(*twice) == ["north", "west", "east"]
     preempted = slice_(1, "east", trouble=Trouble.PREEMPTED, released=NOW - MINUTE)
     assert zones(preempted) == ["west", "north", "east"]
+    assert zones(replace(preempted, released=NOW - 31 * MINUTE)) == ["east", "west", "north"]
 
 
 def test_a_slice_that_is_ours_or_never_came_is_no_loss() -> None:
@@ -135,11 +137,38 @@ def test_what_waits_for_a_machine_may_do_so_for_longer_than_a_start_takes() -> N
     assert policies.overdue(attempt(1, Process.RUNNING, ago=10 * MINUTE), policy, NOW, None) is not None
 
 
+@pytest.mark.parametrize("process", [Process.PENDING, Process.RUNNING])
+def test_a_deadline_begins_with_the_process_or_else_with_the_claim(process: Process) -> None:
+    policy = Controller(admission_minutes=5, start_minutes=5)
+    old, late = attempt(1, ago=10 * MINUTE), Seen(process, since=NOW - MINUTE)
+    assert policies.overdue(replace(old, seen=late), policy, NOW, None) is None
+    assert policies.overdue(replace(old, seen=Seen(process)), policy, NOW, None) is not None
+    waits_longer = replace(attempt(1, ago=MINUTE), seen=Seen(process, since=NOW - 10 * MINUTE))
+    assert policies.overdue(waits_longer, policy, NOW, None) is not None
+
+
+def test_the_last_failure_is_named_though_a_preemption_came_after_it() -> None:
+    three = [ended(F, reason="broken"), ended(F, reason="broken"), ended(F, reason="out of memory")]
+    assert policies.exhausted([*three, ended(P, reason="spot")], POLICY).endswith("the last one: out of memory")
+
+
+def test_an_attempt_that_has_ended_uses_no_slice() -> None:
+    stage = accelerator("a", over(1, P, slice="slice-1"), attempt(2, slice="slice-2"))
+    assert policies.user_of(slice_(1), [stage]) is None
+    assert policies.user_of(slice_(2), [stage]) == stage.attempts[1]
+
+
+def test_a_slice_that_is_coming_costs_nothing_yet_and_has_to_be_worth_its_start() -> None:
+    coming, stopping = world(slices=(slice_(1, ready=None),)), policies.cost_of_stopping([4.0], POLICY)
+    assert policies.over_budget(coming, POLICY, Budget(dollars=stopping + 4.0 * 4 / 60))
+    assert policies.over_budget(coming, POLICY, Budget(dollars=stopping + 4.0 * 6 / 60)) == ""
+
+
 def test_a_slice_that_we_gave_back_is_no_loss() -> None:
     assert zones(slice_(1, "east", released=NOW - MINUTE, gone=NOW - 30, present=False)) == ["east", "west", "north"]
 
 
-@pytest.mark.parametrize("trouble", [Trouble.STOCKOUT, Trouble.QUOTA])
+@pytest.mark.parametrize("trouble", [Trouble.STOCKOUT, Trouble.QUOTA, Trouble.OTHER])
 def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Trouble) -> None:
     assert zones(refused(1, "east", trouble, 4 * MINUTE)) == ["west", "north"]
     assert zones(refused(1, "east", trouble, 5.1 * MINUTE)) == ["east", "west", "north"]
@@ -149,10 +178,6 @@ def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Troubl
 def test_a_zone_where_we_may_do_nothing_is_left_alone_for_longer() -> None:
     assert zones(refused(1, "east", Trouble.PERMISSION, 59 * MINUTE)) == ["west", "north"]
     assert zones(refused(1, "east", Trouble.PERMISSION, 61 * MINUTE)) == ["east", "west", "north"]
-
-
-def test_other_trouble_is_not_held_against_a_zone() -> None:
-    assert zones(refused(1, "east", Trouble.OTHER, 0)) == ["east", "west", "north"]
 
 
 def test_a_slice_that_was_taken_away_costs_nothing_while_its_remains_are_cleared_away() -> None:
@@ -175,7 +200,8 @@ def test_slices_cost_from_when_they_came_until_they_are_gone() -> None:
 def test_a_permanent_slice_costs_while_an_attempt_lives_on_it() -> None:
     pool = replace(HERE, dollars_per_hour=6.0)
     stage = accelerator("a", over(1, P, ago=30 * MINUTE, slice=HERE.name), attempt(2, ago=10 * MINUTE, slice=HERE.name))
-    assert policies.spent(world(stage, slices=(pool,))) == pytest.approx(6.0 * (10 + 600) / 3600)
+    elsewhere = accelerator("b", attempt(1, ago=60 * MINUTE, slice="slice-1"))
+    assert policies.spent(world(stage, elsewhere, slices=(pool,))) == pytest.approx(6.0 * (10 + 600) / 3600)
 
 
 def test_stopping_costs_the_grace_and_the_way_back() -> None:
@@ -277,6 +303,7 @@ def test_a_slice_is_idle_since_it_came_or_since_its_last_attempt_ended() -> None
     assert policies.idle_seconds(one, [], NOW) == 3600
     stage = accelerator("a", over(1, P, ago=120, slice="slice-1"), over(2, P, ago=7, slice="slice-2"))
     assert policies.idle_seconds(one, [stage], NOW) == 120
+    assert policies.idle_seconds(one, [stage, accelerator("b", attempt(1, slice="slice-1"))], NOW) == 120
 
 
 def test_the_newest_slice_that_came_to_nothing_says_why() -> None:

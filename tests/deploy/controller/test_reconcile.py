@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.controller.observed import Process, Seen, Slice
-from deploy.controller.reconcile import Reconciler
+from deploy.controller.reconcile import STRANGER_SECONDS, Reconciler
 from deploy.controller.record import RunJournal
 from nanocode.config.settings import load
 from nanocode.run.attempts import End, Ending
@@ -57,11 +57,13 @@ def test_a_process_whose_claim_came_after_our_reading_is_left_alone(journal: Run
     assert machine.killed == []
 
 
-def test_a_process_that_nobody_claims_is_killed_at_the_second_look(journal: RunJournal) -> None:
-    machine = Machine()
-    controller = Reconciler(journal, machine, NoSlices(), lambda tell: None)
-    controller.once()
+def test_a_process_that_nobody_claims_is_killed_once_our_reading_cannot_be_late_any_more(journal: RunJournal) -> None:
+    machine, now = Machine(), [0.0]
+    controller = Reconciler(journal, machine, NoSlices(), lambda tell: None, clock=lambda: now[0])
+    for now[0] in (0.0, 1.0, STRANGER_SECONDS):
+        controller.once()
     assert machine.killed == []
+    now[0] += 1
     controller.once()
     assert machine.killed == [KEY]
 

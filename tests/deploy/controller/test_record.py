@@ -180,6 +180,20 @@ def test_the_user_is_told_once(run: RunDirectory) -> None:
     assert "done-abc" in RunJournal(run).read().told
 
 
+def test_what_could_not_be_noted_is_told_in_the_next_round(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise StorageError("cannot use the bucket: check the network")
+
+    journal = RunJournal(run)
+    with monkeypatch.context() as outage:
+        outage.setattr(run.store, "create", fails)
+        with pytest.raises(Unreachable):
+            journal.told("done-abc")
+    assert "done-abc" not in journal.read().told
+    assert journal.told("done-abc")
+    assert "done-abc" in journal.read().told
+
+
 def test_the_status_is_written_when_it_changes_and_now_and_then(run: RunDirectory) -> None:
     journal = RunJournal(run)
     waiting = Decision((), {"a": StageState(State.WAITING)}, State.WAITING, "", 0.0, False)

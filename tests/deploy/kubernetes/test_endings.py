@@ -94,7 +94,7 @@ def counts_as(found: Seen) -> tuple[Ending, str]:
          Ending.FAILED, "it ended with exit code 0 and left no marker"),
         ("a worker of a split stage failed once too often",
          job(failed("MaxFailedIndexesExceeded"), hosts=2, split=True),
-         [pod(0, ran(0)), pod(1, ran(1, "no such file"))], HERE, Ending.FAILED, "exit code 1: host 1: no such file"),
+         [pod(0, ran(0)), pod(1, ran(1, "no such file"))], HERE, Ending.FAILED, "exit code 1: worker 1: no such file"),
     ],
 )  # fmt: skip
 def test_an_ending_is_told_apart(

@@ -157,6 +157,13 @@ def test_a_running_run_shows_the_stage_at_work_and_its_numbers() -> None:
     assert conditions(found) == {"Progressing": "True", "Succeeded": "False", "Failed": "False"}
 
 
+def test_what_a_stage_counts_in_other_units_is_shown_in_whole_ones() -> None:
+    reading = {"stages": [stage("tokenizer", "running", attempt=1, attempts=1, step=1.7, steps=4.0)]}
+    found = shown(News(decision(State.RUNNING, "tokenizer"), reading))
+    assert [found["step"], found["steps"], found["stages"][0]["step"]] == [1, 4, 1]
+    assert all(isinstance(found[key], int) for key in ("step", "steps")), "the schema takes no others"
+
+
 @pytest.mark.parametrize(
     ("state", "phase", "true"),
     [

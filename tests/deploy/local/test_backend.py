@@ -1,5 +1,6 @@
 """What the backend says of attempts, and what becomes of what it is asked."""
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,9 @@ import psutil
 import pytest
 
 from deploy.controller.observed import Process
-from deploy.local.backend import LocalBackend
+from deploy.local.backend import LocalBackend, ThisMachine
+from deploy.local.loop import LocalJournal
+from deploy.local.processes import end_session
 from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
 from tests.deploy.local.world import ROOT, World, gone, until
@@ -174,6 +177,25 @@ def test_a_number_that_is_used_again_is_another_process(world: MakeWorld) -> Non
     other.kill(*KEY)  # would be the end of these tests
 
 
+def test_the_session_of_another_program_with_the_number_of_a_keeper_is_left_alone(world: MakeWorld) -> None:
+    one = world()
+    one.claimed(who=f"controller {HERE}:{os.getppid()} 0badcafe")
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as other:
+        until(psutil.Process(other.pid).children, "it has a child")
+        (child,) = psutil.Process(other.pid).children()
+        note = {"host": HERE, "pid": other.pid, "at": time.time() - 60}
+        one.run.store.create("tokenizer/attempts/1/keeper.json", json.dumps(note).encode())
+        mine = LocalBackend(one.run)
+        assert seen(mine) is Process.LOST
+        mine.forget(*KEY)
+        other.kill()
+    assert child.is_running(), "it was none of our business"
+    end_session(other.pid, psutil.boot_time() - 1)
+    assert child.is_running(), "nor is what is there since the machine has restarted"
+    end_session(other.pid, time.time())
+    until(lambda: gone(child.pid), "what a keeper of ours has left is")
+
+
 def test_a_keeper_on_another_host_runs_while_it_is_heard_of(world: MakeWorld) -> None:
     one = world()
     one.claimed(who="controller elsewhere:1 0badcafe")
@@ -195,6 +217,14 @@ def test_a_keeper_that_nobody_asks_about_is_reported_all_the_same(world: MakeWor
     one.pid()
     assert LocalBackend(one.run).observe([])[KEY].process is Process.RUNNING
     assert LocalBackend(world().run).observe([]) == {}, "it is none of another run's business"
+
+
+def test_an_hour_of_this_machine_costs_what_the_settings_say(world: MakeWorld) -> None:
+    one = world("controller.dollars_per_slice_hour.local=2.5")
+    journal = LocalJournal(one.run, LocalBackend(one.run))
+    journal.read()
+    (here,) = ThisMachine(journal.price).observe().values()
+    assert here.dollars_per_hour == 2.5
 
 
 def test_a_stage_begun_by_hand_can_be_stopped(world: MakeWorld, backend: Callable) -> None:

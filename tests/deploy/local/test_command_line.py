@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pexpect
 import pytest
@@ -55,6 +56,14 @@ def test_a_terminal_that_closes_takes_nothing_with_it_that_is_not_saved(world: M
     assert ended is not None
     assert (ended.code, ended.reason) == (Exit.PREEMPTED, "told to leave; saved")
     terminal.close()
+
+
+def test_a_budget_that_nothing_is_held_against_is_named(world: MakeWorld) -> None:
+    said = "nanocode: budget.dollars limits nothing here without controller.dollars_per_slice_hour.local"
+    for settings, told in ((["budget.dollars=5"], 1), (["controller.dollars_per_slice_hour.local=2"], 0)):
+        one = world("budget.dollars=5", *settings)
+        _, errors = one.start(*run(one)).communicate(timeout=60)
+        assert errors.count(said) == told
 
 
 def test_running_again_forgives_the_failures_of_before(world: MakeWorld) -> None:
@@ -131,6 +140,19 @@ def test_settings_that_change_after_a_retry_still_need_a_yes(
     capsys.readouterr()
     assert main([*run(one)[1:], "--set", "tokenizer.digits=2"]) == Exit.USAGE
     assert "make tokenizer, corpus stale" in told(capsys)
+
+
+@pytest.mark.parametrize("answer", ["n", EOFError])
+def test_whoever_does_not_say_yes_changes_nothing(
+    world: MakeWorld, answer: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = world()
+    monkeypatch.setattr("nanocode.run.settling.stale_stages", lambda *_: ["tokenizer"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=[answer]))
+    assert main([*run(one)[1:], "--set", "tokenizer.digits=2"]) == Exit.USAGE
+    assert told(capsys) == "nanocode: nothing was changed"
+    assert one.run.store.children("config") == ("1.yaml",)
 
 
 @pytest.mark.parametrize("command", [["suspend"], ["resume"], ["cancel"], ["retry", "--from", "sft"]])

@@ -138,6 +138,33 @@ def test_a_second_ctrl_c_does_not_wait_for_a_save(world: MakeWorld) -> None:
     assert code == Exit.PREEMPTED
 
 
+def test_an_outage_is_waited_out_whatever_ends_meanwhile(world: MakeWorld) -> None:
+    one = world(tokenizer="wait done")
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    playing = one.pid()
+    (one.folder / "down").touch()
+    psutil.Process(one.keeper_pid()).terminate()
+    until(lambda: gone(playing), "it has left")
+    time.sleep(1.5)
+    (one.folder / "down").unlink()
+    code, errors = ended(controller)
+    assert (code, endings(one)) == (Exit.DONE, [Ending.PREEMPTED, Ending.DONE])
+    assert errors.count("gives no answer") < 10, "a look every half second"
+
+
+def test_told_to_leave_during_an_outage_it_lets_the_stage_save(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    one.pid()
+    (one.folder / "down").touch()
+    controller.send_signal(signal.SIGINT)
+    _, errors = ended(controller)
+    last = one.exit()
+    assert last is not None
+    assert (last.code, last.reason) == (Exit.PREEMPTED, "told to leave; saved")
+    assert "nanocode: told to leave; saved\n" in errors
+
+
 def test_what_vanishes_is_begun_again(world: MakeWorld) -> None:
     one = world(tokenizer="wait done")
     controller = one.controller()
@@ -203,7 +230,7 @@ def test_a_paused_controller_that_wakes_up_late_begins_nothing_twice(world: Make
 
 def test_a_controller_that_slept_between_claim_and_start_starts_nothing(world: MakeWorld) -> None:
     one = world("controller.admission_minutes=0.02")
-    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url)
+    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url, "start")
     until(lambda: one.run.attempts("tokenizer"), "it has claimed")
     until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, "it sleeps")
     assert ended(one.controller())[0] == Exit.DONE
@@ -213,6 +240,17 @@ def test_a_controller_that_slept_between_claim_and_start_starts_nothing(world: M
     assert code == Exit.DONE
     assert "attempt 1 of tokenizer has ended already" in errors
     assert not one.run.store.exists("tokenizer/attempts/1/keeper.json")
+
+
+def test_a_controller_that_slept_before_it_looked_ends_nothing_that_began_meanwhile(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    sleeper = one.start("tests.deploy.local.sleeper", one.run.store.url, "observe")
+    until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, "it sleeps")
+    one.controller()
+    playing = one.pid()
+    sleeper.send_signal(signal.SIGCONT)
+    time.sleep(3)  # a look or more, and the second for stacks
+    assert (gone(playing), endings(one)) == (False, [None])
 
 
 def test_settings_that_change_under_a_run_stop_what_was_begun_with_the_old_ones(world: MakeWorld) -> None:

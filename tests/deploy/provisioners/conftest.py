@@ -1,5 +1,6 @@
-"""Fake clouds for the provisioners."""
+"""Fake clouds for the provisioners, and worlds of real processes."""
 
-from tests.clouds.fixtures import now, tpu, world
+from tests.clouds.fixtures import clouds, now, tpu
+from tests.deploy.local.conftest import world
 
-__all__ = ["now", "tpu", "world"]
+__all__ = ["clouds", "now", "tpu", "world"]

@@ -47,7 +47,7 @@ def run(tpu: TpuServer, now: Now) -> Run:
 
 
 def test_a_slice_is_of_use_once_its_machines_are_there_and_gone_once_it_is_given_back(
-    run: Run, tpu: TpuServer, world: World, now: Now
+    run: Run, tpu: TpuServer, clouds: World, now: Now
 ) -> None:
     run.request(run.slices)
     assert run.slices.observe()["slice-1"] == Slice("slice-1", A, usable=False)
@@ -57,7 +57,7 @@ def test_a_slice_is_of_use_once_its_machines_are_there_and_gone_once_it_is_given
     assert not run.slices.observe()["slice-1"].usable
     run.slices.release("slice-1")
     now.seconds += 30
-    assert run.slices.observe() == {} and not world.reserved and not world.held()
+    assert run.slices.observe() == {} and not clouds.reserved and not clouds.held()
 
 
 def test_what_is_made_says_whose_it_is_and_tells_no_secret(run: Run, tpu: TpuServer, now: Now) -> None:
@@ -74,9 +74,9 @@ def test_what_is_made_says_whose_it_is_and_tells_no_secret(run: Run, tpu: TpuSer
     assert spec.node.metadata["nanocode-secrets"] == '{"KEY": "projects/lab/secrets/key/versions/1"}'
 
 
-def test_a_lost_reply_makes_no_second_slice(run: Run, tpu: TpuServer, world: World) -> None:
+def test_a_lost_reply_makes_no_second_slice(run: Run, tpu: TpuServer, clouds: World) -> None:
     for code in (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE):
-        world.fail("CreateQueuedResource", code, took_effect=True)
+        clouds.fail("CreateQueuedResource", code, took_effect=True)
         with pytest.raises(Unreachable):
             run.request(run.slices)
     run.request(run.slices)
@@ -84,13 +84,13 @@ def test_a_lost_reply_makes_no_second_slice(run: Run, tpu: TpuServer, world: Wor
 
 
 def test_a_preemption_is_told_from_somebody_who_deletes_the_machines(
-    run: Run, tpu: TpuServer, world: World, now: Now
+    run: Run, tpu: TpuServer, clouds: World, now: Now
 ) -> None:
     run.request(run.slices, "slice-1", A)
     run.request(run.slices, "slice-2", B)
     now.seconds += 100
     run.slices.observe()
-    world.preempt(A)
+    clouds.preempt(A)
     run.client.delete_node(name=next(one.node.name for one in tpu.service.all.values() if one.zone == B), timeout=5)
     for seconds in (0, 60):
         now.seconds += seconds
@@ -99,11 +99,11 @@ def test_a_preemption_is_told_from_somebody_who_deletes_the_machines(
     for name in ("slice-1", "slice-2"):
         run.slices.release(name)
     now.seconds += 30
-    assert run.slices.observe() == {} and not world.reserved
+    assert run.slices.observe() == {} and not clouds.reserved
 
 
-def test_a_zone_without_machines_is_given_up_after_a_while(run: Run, world: World, now: Now) -> None:
-    world.zones[A].capacity = 0
+def test_a_zone_without_machines_is_given_up_after_a_while(run: Run, clouds: World, now: Now) -> None:
+    clouds.zones[A].capacity = 0
     run.request(run.slices)
     now.seconds += 14 * 60
     assert run.slices.observe()["slice-1"].trouble is None
@@ -114,13 +114,13 @@ def test_a_zone_without_machines_is_given_up_after_a_while(run: Run, world: Worl
     assert run.slices.observe() == {}
 
 
-def test_a_request_that_nobody_gives_up_expires(run: Run, world: World, now: Now) -> None:
-    world.zones[A].capacity = 0
+def test_a_request_that_nobody_gives_up_expires(run: Run, clouds: World, now: Now) -> None:
+    clouds.zones[A].capacity = 0
     run.request(run.slices)
     now.seconds += 31 * 60
-    world.settle()
-    world.set_capacity(A, 16)
-    assert not world.held()
+    clouds.settle()
+    clouds.set_capacity(A, 16)
+    assert not clouds.held()
 
 
 @pytest.mark.parametrize(
@@ -196,32 +196,32 @@ def test_before_anything_begins_it_says_why_nothing_can_be_had(run: Run, tpu: Tp
         run.slices.check([A, B])
 
 
-def test_too_many_calls_a_minute_are_no_lack_of_quota(run: Run, world: World) -> None:
+def test_too_many_calls_a_minute_are_no_lack_of_quota(run: Run, clouds: World) -> None:
     words = "Quota exceeded for quota metric 'Requests' and limit 'Requests per minute' of service 'tpu.googleapis.com'"
-    world.fail("CreateQueuedResource", Code.RESOURCE_EXHAUSTED, words)
+    clouds.fail("CreateQueuedResource", Code.RESOURCE_EXHAUSTED, words)
     with pytest.raises(Unreachable):
         run.request(run.slices)
 
 
-def test_a_zone_that_gives_no_answer_does_not_stop_the_others(run: Run, world: World, now: Now) -> None:
+def test_a_zone_that_gives_no_answer_does_not_stop_the_others(run: Run, clouds: World, now: Now) -> None:
     slices = run.slices
     run.request(slices, "slice-1", A)
     run.request(slices, "slice-2", B)
     now.seconds += 100
     assert all(one.usable for one in slices.observe().values())
-    world.fail("ListQueuedResources", Code.UNAVAILABLE)
+    clouds.fail("ListQueuedResources", Code.UNAVAILABLE)
     found = slices.observe()
     assert len(found) == 2 and sum(one.usable for one in found.values()) == 1
-    world.fail("ListQueuedResources", Code.UNAVAILABLE, times=2)
+    clouds.fail("ListQueuedResources", Code.UNAVAILABLE, times=2)
     with pytest.raises(Unreachable):
         slices.observe()
 
 
 def test_a_reply_that_does_not_come_holds_nobody_up_for_long(
-    run: Run, world: World, monkeypatch: pytest.MonkeyPatch
+    run: Run, clouds: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.provisioners.queued.CALL_SECONDS", 0.3)
-    world.delay("CreateQueuedResource", 2.0)
+    clouds.delay("CreateQueuedResource", 2.0)
     with pytest.raises(Unreachable):
         run.request(run.slices)
 

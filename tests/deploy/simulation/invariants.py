@@ -167,6 +167,11 @@ class Invariants(Watcher):
         times = sum(now and not before for before, now in zip([False, *wanted], wanted, strict=False))
         self._must(self._published[one.stage, one.digest] <= times, f"{one.stage} is done twice with one digest")
 
+    def killed(self, one: Running) -> None:
+        tried = self._world.store.tried(one.stage, one.attempt)
+        over = tried is None or tried.end is not None or tried.stop is not None
+        self._must(over, f"{one.name} is killed, and nobody had told it to leave")
+
     def died(self, one: Running) -> None:
         self._world.say(f"{one.name} ends with {one.code}")
 

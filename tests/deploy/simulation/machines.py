@@ -77,10 +77,10 @@ class Machines:
     # -- what a controller asks for ------------------------------------------------------------------------------------
 
     def start(self, caller: Caller, stage: str, attempt: int, slice: str | None) -> None:
-        if self.shown(stage, attempt) is not None:
-            return
         tried = self._store.tried(stage, attempt)
         self._invariants.started(caller, stage, attempt, slice, tried)
+        if self.shown(stage, attempt) is not None:
+            return
         assert tried is not None
         now = self._clock.now
         one = Running(len(self.all), stage, attempt, tried.digest, slice, now, since=now, appeared=now)
@@ -101,6 +101,7 @@ class Machines:
     def kill(self, stage: str, attempt: int) -> None:
         one = self.shown(stage, attempt)
         if one is not None and one.shown in (Process.PENDING, Process.RUNNING):
+            self._invariants.killed(one)
             self._later(one, self._rng.uniform(0, 3), partial(self.die, code=-9))
 
     def forget(self, stage: str, attempt: int) -> None:

@@ -190,6 +190,10 @@ PLANTS: dict[str, tuple[Plant, str]] = {
     # never a slice that nobody uses
     "an idle slice is kept": (instead(slices, "idle_seconds", lambda *_: 0.0), "nobody has used"),
     "a slice that does not come is waited for": (instead(slices, "hopeless", lambda *_: ""), "is still asked for"),
+    "what another controller has just begun counts as a stray": (
+        instead(reconcile, "STRANGER_SECONDS", -1.0),
+        "is killed, and nobody had told it to leave",
+    ),
     "strays are left alone": (without(Kill), "lives though its attempt has ended"),
     # the budget
     "stopping costs nothing": (instead(policies, "cost_of_stopping", lambda *_: 0.0), r"spent, .* allowed"),
