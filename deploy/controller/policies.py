@@ -249,18 +249,21 @@ def bill(seen: Observed) -> dict[str, float]:
             attempts = [attempt for stage in seen.stages for attempt in stage.attempts if attempt.slice == one.name]
             spans = [_life(attempt, seen.now) for attempt in attempts]
         else:
-            taken = one.released if one.trouble is Trouble.PREEMPTED else None
-            spans = [] if one.ready is None else [(one.ready, _first_of(taken, one.gone, one.until, seen.now))]
+            spans = [] if one.ready is None else [(one.ready, _end(one, seen.now))]
         found[one.name] = hours(spans) * (one.dollars_per_hour or 0.0)
     return found
+
+
+def _end(one: Slice, now: float) -> float:
+    """When a slice stopped to cost; one that was taken away does so before what is left of it is cleared away."""
+    taken = one.released if one.trouble is Trouble.PREEMPTED else None
+    return _first_of(one.gone, one.until, taken, now)
 
 
 def spent(seen: Observed) -> float:
     """Dollars so far: the slices, and what cluster and CPU nodes cost while the run was at work."""
     lives = [_life(attempt, seen.now) for stage in seen.stages for attempt in stage.attempts]
-    holds = [
-        (one.requested, _first_of(one.gone, one.until, seen.now)) for one in seen.slices if one.requested is not None
-    ]
+    holds = [(one.requested, _end(one, seen.now)) for one in seen.slices if one.requested is not None]
     return sum(bill(seen).values()) + hours(union([*lives, *holds])) * seen.dollars_per_hour_at_work
 
 

@@ -63,9 +63,9 @@ def _needless(
         return reason
     user = user_of(one, seen.stages)
     if user is not None:
-        if user.seen.process is Process.PENDING and not one.usable:
-            if one.ready is not None and age(seen.now, one.ready) > policy.provision_minutes * 60:
-                return f"its machines were not ready within {policy.provision_minutes:g} minutes"
+        waited = age(seen.now, one.ready) > policy.provision_minutes * 60  # 0 before it is ready
+        if user.seen.process is Process.PENDING and not one.usable and waited:
+            return f"its machines were not ready within {policy.provision_minutes:g} minutes"
         # Without a backend that answers, nobody will say that the attempt has ended: the slice goes all the same.
         stuck = stopped is not None and "backend" in seen.unknown and out_of_grace(user, policy, seen.now)
         return "its attempt was told to leave, and nobody says whether it did" if stuck else ""

@@ -195,8 +195,8 @@ def _of_this_node(path: str) -> str:
             return str(answer.read().decode())
     except OSError as error:
         raise Unreachable(
-            f"no cluster to make node pools in (no answer from {METADATA}): set cloud.project, cloud.cluster_location and "
-            "cloud.cluster, which `gcloud container clusters list` shows"
+            f"no cluster to make node pools in (no answer from {METADATA}): set cloud.project, cloud.cluster_location "
+            "and cloud.cluster, which `gcloud container clusters list` shows"
         ) from error
 
 

@@ -385,7 +385,7 @@ class Cloud(Section):
     """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
     queue_minutes: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
     """For which a request waits in the queue of a zone that has no machines, before the next zone is asked."""
-    unattended_minutes: float = Field(default=60.0, ge=2, json_schema_extra=OPERATING)
+    unattended_minutes: float = Field(default=60.0, gt=0, json_schema_extra=OPERATING)
     """For which a TPU VM goes on without a controller, as while a laptop sleeps: then it saves and deletes itself."""
     cluster: str | None = Field(default=None, json_schema_extra=OPERATING)
     """GKE cluster that node pools are made in."""

@@ -1,6 +1,7 @@
 """What the run directory says about each stage: `nanocode status`, and the status of a TrainingRun.
 
-States are the controller's where it wrote them a moment ago, or where it rests for good; else what the directory shows.
+States are the controller's where it wrote them a moment ago, or where it rests until somebody begins something; else
+what the user wants, where that is to stop, and what the directory shows.
 """
 
 import json
@@ -26,8 +27,10 @@ from nanocode.storage.snapshot import Snapshot
 
 FRESH_SECONDS = 30.0
 """The controller writes its status every 10 s."""
-RESTING = ("failed", "suspended", "cancelled", "over budget")
+RESTING = ("failed", "over budget")
 """States in which a controller may end: they hold until something is begun."""
+WISHED = {"suspend": "suspended", "cancel": "cancelled"}
+"""What the user wants -> the state of a run that does nothing else."""
 RECENT_SEGMENTS = 4
 """Of 10 s each: what the speed is taken from."""
 READ = re.compile(r"[^/]+/DONE\.json|[^/]+/attempts/\d+/((claim|EXIT|END)\.json|(events|metrics)/.+)|slices/.+")
@@ -50,15 +53,18 @@ class Status:
         """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
         self._snapshot.look(lambda name: READ.fullmatch(name) is not None)
         now, settings = time.time(), read_settings(self.run)
-        digests = digests_beside(settings, self.run.marker, latest_intent(self.run).again)
+        intent = latest_intent(self.run)
+        digests = digests_beside(settings, self.run.marker, intent.again)
         told = self._controller()
-        fresh = 0 <= now - told["at"] < FRESH_SECONDS
+        fresh = abs(now - told["at"]) < FRESH_SECONDS  # its clock may be ahead of ours
         stages = [self._stage(name, digests[name], settings, now, told if fresh else None) for name in order()]
         states = {stage["state"] for stage in stages}
         state = "done" if states == {"done"} else "running" if "running" in states else "unfinished"
         reason = None
         if fresh and state != "done":
             state, reason = told["state"], told["reason"]
+        elif state == "unfinished" and intent.want in WISHED:
+            state, reason = WISHED[intent.want], f"the user {WISHED[intent.want]} the run"
         elif state == "unfinished" and told["state"] in RESTING and not self._begun_since(told["at"]):
             state, reason = told["state"], told["reason"]
             for stage in stages:

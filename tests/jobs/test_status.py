@@ -21,6 +21,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.exposition import exposition
+from nanocode.run.intent import change_intent
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
@@ -170,6 +171,20 @@ def test_what_a_controller_wrote_long_ago_counts_only_where_it_rests(run: RunDir
     assert status.read(run.store.url)["state"] == "failed"
     attempt(run, 300)
     assert pretrain(run)["state"] == "running", "somebody began again"
+
+
+def test_a_run_that_the_user_stopped_says_so_without_a_controller_until_it_is_resumed(run: RunDirectory) -> None:
+    for want, state in (("suspend", "suspended"), ("cancel", "cancelled")):
+        change_intent(run, want=want)
+        assert status.read(run.store.url)["state"] == state
+    controller_says(run, 600, "suspended", pretrain="suspended")
+    change_intent(run, want="run")
+    assert (status.read(run.store.url)["state"], pretrain(run)["state"]) == ("unfinished", "waiting")
+
+
+def test_a_controller_whose_clock_is_ahead_is_heard(run: RunDirectory) -> None:
+    controller_says(run, -5, "provisioning", pretrain="provisioning")
+    assert pretrain(run)["state"] == "provisioning"
 
 
 def test_the_documented_keys_are_there(run: RunDirectory) -> None:

@@ -113,7 +113,8 @@ def test_the_cheapest_zone_comes_first_and_the_users_order_decides_between_equal
 
 def test_a_zone_that_took_slices_away_lately_comes_later() -> None:
     assert zones(lost_slice(1, "east", 5 * MINUTE)) == ["west", "north", "east"]
-    assert zones(lost_slice(1, "east", 31 * MINUTE)) == ["east", "west", "north"]
+    assert zones(lost_slice(1, "east", 29.9 * MINUTE)) == ["west", "north", "east"]
+    assert zones(lost_slice(1, "east", 30.1 * MINUTE)) == ["east", "west", "north"]
     twice = [lost_slice(1, "east", MINUTE), lost_slice(2, "east", MINUTE), lost_slice(3, "west", MINUTE)]
     assert zones(*twice) == ["north", "west", "east"]
     preempted = slice_(1, "east", trouble=Trouble.PREEMPTED, released=NOW - MINUTE)

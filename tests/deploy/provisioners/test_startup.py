@@ -32,7 +32,7 @@ class Slice:
         self, world: World, folder: Path, hosts: int, unattended: float, secrets: dict[str, str], images: str
     ) -> None:
         self.world, self.site, self.hosts = world, Site({"projects/lab/secrets/key/versions/1": "hush"}, print), hosts
-        cloud = Cloud(image=IMAGE, secrets=secrets, unattended_minutes=max(2, unattended / 60))
+        cloud = Cloud(image=IMAGE, secrets=secrets, unattended_minutes=unattended / 60)
         parameters = Parameters(
             run=world.run.store.url,
             slice=SLICE,
@@ -41,7 +41,7 @@ class Slice:
             image=IMAGE,
             labels={},
         )
-        told = {**metadata(parameters, cloud), "nanocode-unattended-seconds": f"{unattended:g}"}
+        told = metadata(parameters, cloud)
         self.vms = [
             Vm(folder / f"vm-{worker}", told, worker, hosts, self.site, world.folder, images) for worker in range(hosts)
         ]
