@@ -28,7 +28,7 @@ class Mistake:
     done: tuple[str, ...] = ()
     """Stages to begin with, so that the mistake is met at once."""
     attempts: int = 1
-    """Of the stage that meets it."""
+    """Of each stage that meets it."""
 
 
 MISTAKES = (
@@ -115,8 +115,8 @@ def test_the_run_says_what_is_wrong(mistaken: dict[str, Release], mistake: Mista
     (failed,) = [one for one in status["conditions"] if one["type"] == "Failed"]
     assert failed["status"] == ("True" if mistake.phase == "Failed" else "False")
     assert failed["message"] == status["message"]
-    tried = [one.get("attempt") for one in status.get("stages") or () if one["state"] == "failed"]
-    assert tried == ([mistake.attempts] if mistake.attempts else [])
+    tried = {one.get("attempt") for one in status.get("stages") or () if one["state"] == "failed"}
+    assert tried == ({mistake.attempts} if mistake.attempts else set())
 
 
 def test_nothing_goes_on_once_a_run_has_failed(mistaken: dict[str, Release]) -> None:
