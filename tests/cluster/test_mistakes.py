@@ -134,7 +134,7 @@ def test_nothing_goes_on_once_a_run_has_failed(mistaken: dict[str, Release]) -> 
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("wrong", "sentence"),
     [
         ({"preset": "d13"}, "value must be one of 'demo'"),
         ({"budgetDolars": 5}, "additional properties 'budgetDolars' not allowed"),
@@ -144,7 +144,7 @@ def test_nothing_goes_on_once_a_run_has_failed(mistaken: dict[str, Release]) -> 
     ],
     ids=["preset", "unknown value", "bucket's name", "no bucket", "topology"],
 )
-def test_helm_refuses_what_the_chart_can_see(quiet: Release, values: Json, sentence: str) -> None:
-    wrong = Release(quiet.cluster, quiet.namespace, "refused", quiet.values)
-    assert sentence in refusal(lambda: wrong.install(**values))
-    assert not wrong.training_run()
+def test_helm_refuses_what_the_chart_can_see(quiet: Release, wrong: Json, sentence: str) -> None:
+    release = Release(quiet.cluster, quiet.namespace, "refused", quiet.values)
+    assert sentence in refusal(lambda: release.install(**wrong))
+    assert not release.training_run()
