@@ -24,7 +24,9 @@ class NodePoolView:
             if pool is not None and not _is_gone(node, self._clock()):
                 before, ready = found.get(pool, Nodes()), pods.condition(node, "Ready")
                 is_ready = ready is not None and ready["status"] == "True"
-                found[pool] = Nodes(before.there + 1, before.ready + is_ready)
+                made = pods.created(node)
+                since = made if before.since is None else min(made, before.since)
+                found[pool] = Nodes(before.there + 1, before.ready + is_ready, since)
         return found
 
     def failed_scale_ups(self) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import FrameType, TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from deploy.controller.actions import Close, Tell
 from deploy.controller.backend import Backend, Provisioner, Unreachable
@@ -34,6 +34,9 @@ from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import StorageError, open_store
+
+if TYPE_CHECKING:
+    from deploy.provisioners.queued import QueuedResources
 
 Key = tuple[str, int]
 TIMES_TO_LEAVE_AT_ONCE = 2
@@ -163,7 +166,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
     here = LocalBackend(run, environment)
     settings = read_settings(run)
     backend: Machines = here
-    slices: Provisioner | None = None
+    slices: QueuedResources | None = None
     if settings.provisioner != "local":
         from deploy.provisioners.laptop import machines  # late: cloud clients take a second to import
 
@@ -171,6 +174,8 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
             run, here, settings, lambda: journal.settings or settings, lambda: journal.slices, say
         )
     journal = LocalJournal(run, backend)
+    if slices is not None:
+        slices.check(settings.controller.zones)
     with Told() as told, Webhook(journal.webhook) as webhook:
 
         def tell(news: Tell) -> None:
@@ -178,7 +183,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
                 say(news.text)
             webhook.send(f"nanocode {run.store.url}: {news.text}")
 
-        provisioner = slices if slices is not None else ThisMachine(journal.price)
+        provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
     return _verdict(run, journal, backend, decision)

@@ -99,6 +99,8 @@ class NodePools:
             self._operations.pop(name, None)
             self._kept.converge(pool, nodes)
             self._renew(pool)
+        if is_kept(pool):
+            nodes = replace(nodes, since=None)  # it may have had them before it was borrowed
         shown = as_slice(name, pool, nodes, failure)
         return shown if self._cool() else replace(shown, usable=False)
 

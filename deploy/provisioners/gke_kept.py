@@ -8,7 +8,9 @@ from deploy.provisioners.gke_client import Container, Refused
 from deploy.provisioners.gke_pools import Nodes, Pool, Shape, autoscaling
 from deploy.provisioners.labels import EXPIRES, OWNER, RUN, SLICE, owned
 
-KEPT = "nanocode-kept"
+KEPT, EMPTYING = "nanocode-kept", "nanocode-emptying"
+OURS = (RUN, SLICE, OWNER, EXPIRES, EMPTYING)
+"""Labels of a pool that is borrowed."""
 RESIZE = "SET_NODE_POOL_SIZE"
 
 
@@ -39,7 +41,7 @@ class KeptPools:
 
     def converge(self, pool: Pool, nodes: Nodes) -> None:
         """See to it that a pool that is borrowed may have, or has, the nodes of a slice."""
-        if not is_kept(pool):
+        if not is_kept(pool) or EMPTYING in pool.labels:
             return
         if pool.hosts == 1 and pool.most_nodes != 1:
             self._container.autoscale(pool.name, autoscaling())
@@ -56,8 +58,22 @@ class KeptPools:
         if nodes.there or pool.status == "RUNNING_WITH_ERROR":
             self._container.resize(pool.name, 0)
         else:
-            rest = {key: value for key, value in pool.labels.items() if key not in (RUN, SLICE, OWNER, EXPIRES)}
-            self._container.relabel(pool, rest)
+            self._unlabel(pool)
+
+    def put_back_unseen(self, pool: Pool) -> None:
+        """The same for who cannot see its nodes, in three calls: say so, empty it, take our labels off."""
+        if EMPTYING not in pool.labels:
+            self._container.relabel(pool, {**pool.labels, EMPTYING: "true"})
+            return
+        last = next(iter(self._container.operations(pool.name)), None)
+        if last is not None and last.kind == RESIZE and not last.under_way and last.error is None:
+            self._unlabel(pool)
+        else:
+            self._container.resize(pool.name, 0)
+
+    def _unlabel(self, pool: Pool) -> None:
+        rest = {key: value for key, value in pool.labels.items() if key not in OURS}
+        self._container.relabel(pool, rest)
 
 
 def is_kept(pool: Pool) -> bool:

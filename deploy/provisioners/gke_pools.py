@@ -43,10 +43,14 @@ class Shape:
         return prod(int(side) for side in self.topology.split("x"))
 
     @property
+    def chips_of_a_host(self) -> int:
+        found = re.fullmatch(r".+-(\d+)t", self.machine_type)
+        return int(found[1]) if found is not None else 0
+
+    @property
     def hosts(self) -> int:
         """Of this topology; `ValueError` for machines that do not make it up."""
-        found = re.fullmatch(r".+-(\d+)t", self.machine_type)
-        each = int(found[1]) if found is not None else 0
+        each = self.chips_of_a_host
         if not each or self.chips % each:
             raise ValueError(
                 f"cloud.topology {self.topology} has {self.chips} chips, which machines of {self.machine_type} do not "
@@ -94,6 +98,8 @@ class Nodes:
     there: int = 0
     """Those that have not been silent for so long that they count as gone."""
     ready: int = 0
+    since: float | None = None
+    """When the first of them was made."""
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -146,6 +152,7 @@ def as_slice(name: str, pool: Pool, nodes: Nodes, failure: Refusal | None = None
         pool.zone,
         usable=works and failure is None and (fills or nodes.ready >= pool.hosts),
         machines=complete,
+        since=nodes.since if complete else None,
         trouble=failure.trouble if failure is not None else None,
         reason=failure.sentence if failure is not None else "",
     )

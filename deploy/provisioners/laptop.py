@@ -21,7 +21,7 @@ def machines(
     recorded: Callable[[], Iterable[Slice]],
     say: Callable[[str], object],
 ) -> tuple[LaptopAndSlices, QueuedResources]:
-    """Where attempts run, and where slices come from; `ConfigurationError` when none can be had, before any is wanted.
+    """Where attempts run, and where slices come from; `ConfigurationError` for settings that none can be had with.
 
     `now`: the settings as they are then. `say`: a line for whoever sits there.
     """
@@ -44,5 +44,4 @@ def machines(
 
     there = SliceVms(run, lambda: cloud().image, lambda: slices.last)
     slices = QueuedResources(connect(settings.cloud), run.store.url, cloud, recorded, time.time, there.broken)
-    slices.check(settings.controller.zones)
     return LaptopAndSlices(here, there), slices

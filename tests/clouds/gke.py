@@ -33,6 +33,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+from google.api_core.exceptions import from_grpc_status
 from google.cloud import container_v1 as v1
 from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerGrpcTransport
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -102,7 +103,7 @@ class View:
         self.gke.world.settle()
         now = self.gke.world.now
         return {
-            pool.name: Nodes(pool.size, pool.size if now >= pool.ready_at else 0)
+            pool.name: Nodes(pool.size, pool.size if now >= pool.ready_at else 0, pool.holding.begin)
             for pool in self.gke.pools.values()
             if pool.holding is not None
         }
@@ -126,12 +127,16 @@ class FakeGke:
     recreate_seconds: float = 60.0
     """From a preemption until the instance group tries again."""
     addresses_left: bool = True
+    serves: bool = True
+    """On loopback."""
 
     def __post_init__(self) -> None:
         self.pools: dict[str, FakePool] = {}
         self.operations: dict[str, v1.Operation] = {}
         self.view = View(self)
         self._numbers = itertools.count(1)
+        if not self.serves:
+            return
         self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
         handlers = {name: self._handler(name, *types) for name, types in METHODS.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -142,6 +147,10 @@ class FakeGke:
     def client(self) -> v1.ClusterManagerClient:
         """The real one."""
         return v1.ClusterManagerClient(transport=ClusterManagerGrpcTransport(channel=self._channel))
+
+    def direct(self) -> "Direct":
+        """A stand-in for the client that calls the service in this process: for schedules by the thousand."""
+        return Direct(self)
 
     def close(self) -> None:
         self._channel.close()
@@ -405,6 +414,26 @@ class FakeGke:
 
     def _number(self) -> str:
         return f"{1_700_000_000_000 + next(self._numbers)}"
+
+
+class Direct:
+    """Answers and refuses as the client does, without a wire in between."""
+
+    def __init__(self, gke: FakeGke) -> None:
+        self._gke = gke
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        name = method.title().replace("_", "")
+        act: Callable[[Any], Any] = getattr(self._gke, f"_{method}")
+
+        def call(request: dict[str, Any], timeout: float, retry: None) -> Any:
+            try:
+                answer = self._gke.world.call(name, lambda: act(METHODS[name][0](request)))
+            except Refusal as no:
+                raise from_grpc_status(no.code, no.message) from no
+            return type(answer).deserialize(type(answer).serialize(answer))  # what is answered does not change later
+
+        return call
 
 
 def _condition(code: str, message: str) -> v1.StatusCondition:

@@ -36,7 +36,7 @@ MISTAKES = (
         "unknown-setting",
         {"settings": {"pretrain": {"stepz": 3}}},
         "Failed",
-        "pretrain.stepz is no setting: did you mean pretrain.steps?",
+        "no setting is called pretrain.stepz: did you mean pretrain.steps?",
         attempts=0,
     ),
     Mistake(
@@ -78,7 +78,7 @@ MISTAKES = (
         "no-bucket",
         {"bucket": "gs://nobody-made-it"},
         "Unreachable",
-        "the bucket does not exist: create it first",
+        "gs://nobody-made-it/no-bucket/config is not there: check bucket and name",
         attempts=0,
     ),
 )

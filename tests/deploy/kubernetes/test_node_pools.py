@@ -30,7 +30,7 @@ STOCKOUT = "Node scale up in zones us-east5-a associated with this pod failed: G
 def node(name: str, pool: str, status: str = "True", ago: float = 600, machine: str = MACHINE) -> Object:
     labels = {NODE_POOL: pool, MACHINE_TYPE: machine}
     return {
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": labels, "creationTimestamp": at(ago)},
         "status": {"conditions": [condition("Ready", status=status, ago=ago)]},
     }
 
@@ -70,7 +70,7 @@ def test_nodes_are_counted_by_pool_and_those_that_are_silent_for_long_are_gone(
         node("f", "q", machine="e2-standard-8"),
     ):
         server.put("nodes", one)
-    assert view(cluster).nodes() == {"p": Nodes(there=3, ready=1), "q": Nodes(there=1, ready=1)}
+    assert view(cluster).nodes() == {"p": Nodes(3, 1, NOW - 600), "q": Nodes(1, 1, NOW - 600)}
 
 
 def test_what_the_autoscaler_said_last_counts_for_the_pool_that_a_pod_waits_for(

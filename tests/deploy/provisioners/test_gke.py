@@ -8,6 +8,8 @@ from google.cloud import container_v1 as v1
 
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
+from deploy.provisioners.gke_client import Container
+from deploy.provisioners.gke_inventory import NodePoolInventory
 from deploy.provisioners.gke_kept import KEPT
 from deploy.provisioners.labels import EXPIRES, SLICE, name_of, owned
 from deploy.provisioners.labels import RUN as RUN_LABEL
@@ -43,8 +45,8 @@ def test_a_slice_of_one_host_can_be_begun_on_when_its_pool_is_there_and_costs_wh
     assert lab.after(60) == {"slice-1": Slice("slice-1", A, usable=True, machines=False)}
     assert lab.world.ledger == [], "an empty pool costs nothing"
     lab.gke.wait_for(POOL)
-    assert lab.after(15) == {"slice-1": Slice("slice-1", A, usable=False, machines=True)}
-    assert lab.after(90) == {"slice-1": Slice("slice-1", A, usable=True, machines=True)}
+    assert lab.after(15) == {"slice-1": Slice("slice-1", A, machines=True, since=lab.now() - 5)}
+    assert lab.after(90) == {"slice-1": Slice("slice-1", A, usable=True, machines=True, since=lab.now() - 95)}
     lab.gke.leave(POOL)
     lab.pools.release("slice-1")
     assert not lab.after(5)["slice-1"].usable
@@ -55,8 +57,8 @@ def test_a_slice_of_one_host_can_be_begun_on_when_its_pool_is_there_and_costs_wh
 def test_a_slice_of_several_hosts_is_of_use_once_all_of_them_are_ready(four: Lab) -> None:
     four.pools.request("slice-1", B)
     assert four.after(5) == {"slice-1": Slice("slice-1", B, machines=False)}
-    assert four.after(60) == {"slice-1": Slice("slice-1", B, machines=True)}
-    assert four.after(90) == {"slice-1": Slice("slice-1", B, usable=True, machines=True)}
+    assert four.after(60) == {"slice-1": Slice("slice-1", B, machines=True, since=four.now() - 5)}
+    assert four.after(90) == {"slice-1": Slice("slice-1", B, usable=True, machines=True, since=four.now() - 95)}
     shown = four.gke.pools[POOL].shown
     assert shown.placement_policy.type_ == v1.NodePool.PlacementPolicy.Type.COMPACT
     assert (shown.placement_policy.tpu_topology, shown.initial_node_count) == ("4x4", 4)
@@ -379,6 +381,19 @@ def test_a_kept_pool_of_several_hosts_is_given_its_full_size(four: Lab) -> None:
     assert four.after(70) == {} and four.gke.pools[name].size == 0
 
 
+def test_a_kept_pool_that_cannot_be_filled_stops_trying_and_is_put_back(four: Lab) -> None:
+    name = keep(four, C)
+    four.pools.request("slice-1", C)
+    four.after(70)
+    assert four.after(70)["slice-1"].trouble is Trouble.STOCKOUT
+    for _ in range(2):
+        four.pools.release("slice-1")
+        four.pools = four.another()
+        four.after(70)
+    assert four.pools.observe() == {} and four.calls("SetNodePoolSize") == 2
+    assert four.gke.pools[name].shown.status == v1.NodePool.Status.RUNNING
+
+
 def test_of_two_runs_that_want_the_same_kept_pool_one_gets_it(lab: Lab) -> None:
     name = keep(lab, A)
     other = lab.another("gs://elsewhere/d24")
@@ -406,3 +421,43 @@ def test_everything_that_bears_the_runs_label_can_be_given_back_without_the_run_
     lab.now.seconds += 70
     assert lab.pools.release_all()
     assert lab.names == []
+
+
+def test_the_janitor_sees_what_runs_have_made_and_deletes_it(lab: Lab) -> None:
+    lab.pools.request("slice-1", A)
+    lab.another("gs://elsewhere/d24").request("slice-1", B)
+    keep(lab, A)
+    inventory = NodePoolInventory(Container(lab.gke.where, lab.gke.client))
+    found = {one.zone: one for one in inventory.list()}
+    assert set(found) == {A, B}, "a pool that nobody has borrowed is not ours"
+    one = found[A]
+    assert (one.kind, one.chips, one.accelerator, one.spot, one.owner) == ("node pool", 8, "v6e", True, "ada")
+    assert (one.run, one.slice, one.expires) == (RUN, "slice-1", lab.now() - 70 + 24 * 3600)
+    lab.world.fail("DeleteNodePool", Code.DEADLINE_EXCEEDED, took_effect=True)
+    with pytest.raises(Unreachable):
+        inventory.delete(one)
+    inventory.delete(one)
+    assert next(each for each in inventory.list() if each.zone == A).leaving
+    assert list(lab.after(70)) == []
+    inventory.delete(one)
+    assert lab.calls("DeleteNodePool") == 1
+
+
+def test_the_janitor_puts_a_borrowed_pool_back_and_does_not_delete_it(four: Lab) -> None:
+    name = keep(four, A)
+    four.pools.request("slice-1", A)
+    four.after(70)
+    four.after(160)
+    inventory = NodePoolInventory(Container(four.gke.where, four.gke.client))
+    for _ in range(4):
+        for one in inventory.list():
+            inventory.delete(one)
+        four.now.seconds += 70
+    assert inventory.list() == [] and four.names == [name]
+    assert not four.world.held()
+
+
+def test_without_permission_the_janitor_says_how_to_get_it(lab: Lab) -> None:
+    lab.world.fail("ListNodePools", Code.PERMISSION_DENIED, DENIED)
+    with pytest.raises(Unreachable, match="gcloud projects add-iam-policy-binding"):
+        NodePoolInventory(Container(lab.gke.where, lab.gke.client)).list()

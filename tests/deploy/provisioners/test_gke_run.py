@@ -169,7 +169,9 @@ def test_a_run_finishes_through_a_stockout_two_preemptions_and_half_a_quota_and_
     assert [one.trouble for one in slices if one.zone == B] == ["preempted", "preempted", None]
     assert lab.names == [] and not lab.world.held() and not lab.world.reserved
     within = LOOK * sum(PRICES[zone] for zone in one.zones if zone == B) / 3600
-    assert end.spent_dollars == pytest.approx(one.bill(), abs=within)
+    assert one.bill() <= end.spent_dollars <= one.bill() + within, "when a node went is seen a look later at most"
+    begun = [one.ready for one in slices if one.ready is not None]
+    assert begun == [holding.begin for holding in lab.world.ledger], "when it came, the node says"
     assert one.bill() > 5.0 * WORK / 3600
 
 
@@ -184,7 +186,8 @@ def test_every_call_that_is_lost_in_turn_makes_no_second_pool_and_leaves_none(la
     assert one.zones == [A]
     assert lab.names == [] and not lab.world.held()
     assert len(lab.world.ledger) == 1
-    assert end.spent_dollars == pytest.approx(one.bill(), abs=(3 * LOOK) * 4.0 / 3600), "a lost look is one later"
+    late = 5 * LOOK * PRICES[A] / 3600
+    assert one.bill() <= end.spent_dollars <= one.bill() + late, "so many looks in a row are lost"
 
 
 def test_a_cancelled_run_gives_its_slice_back(lab: Lab, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_disabled_api_ends_the_command_with_the_one_that_helps(laptop: Callabl
     one.cloud.service.enabled = False
     controller = one.begin()
     _, errors = controller.communicate(timeout=60)
-    assert controller.returncode == Exit.CONFIGURATION
+    assert controller.returncode == Exit.CONFIGURATION, errors
     (line,) = errors.splitlines()
     assert "`gcloud services enable tpu.googleapis.com --project=lab`" in line
 

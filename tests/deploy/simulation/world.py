@@ -67,7 +67,6 @@ class World:
         self.machines.zones = self.zones
         self.ambushes: list[Ambush] = []
         self.controllers: list[Controller] = []
-        self._rests = 0
         self._end: Decision | None = None
 
     def run(self) -> Result:
@@ -184,9 +183,8 @@ class World:
         outstanding = self.machines.sleeping + sum(line.outstanding for line in self.lines.values())
         resting = all(other.decision is not None and other.decision.resting for other in self.controllers)
         unseen = any(one.forgotten or one.shown not in SHOWN for one in self.machines.alive())
-        still = self.clock.now > self.quiet and not outstanding and not unseen
-        self._rests = self._rests + 1 if resting and still else 0
-        if self._rests and not self.clock.stopped:
+        still = all(other.began > self.quiet for other in self.controllers) and not outstanding and not unseen
+        if resting and still and not self.clock.stopped:
             self._end = decision
             self.clock.stopped = True
 
