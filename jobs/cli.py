@@ -83,6 +83,14 @@ def _status(options: argparse.Namespace) -> int:
     return Exit.DONE
 
 
+def _slices(options: argparse.Namespace) -> int:
+    if options.dry_run and not options.janitor:
+        raise UsageError("--dry-run says what --janitor would delete: say both")
+    from jobs import slices
+
+    return slices.slices(options.runs, options.set, options.json, options.janitor, options.dry_run, options.older_than)
+
+
 def _export(options: argparse.Namespace) -> int:
     if options.to.exists() and not options.force and (not options.to.is_dir() or any(options.to.iterdir())):
         raise UsageError(
@@ -170,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", action="store_true", help="draw it again and again, until the run is done or Ctrl-C")
     how.add_argument("--metrics", action="store_true", help="in Prometheus' text format")
     status.set_defaults(command=_status)
+    _add_slices(commands)
     chat = commands.add_parser("chat", help="talk to the agent", description="Talk to the agent in a workspace.")
     chat.add_argument("run_dir", metavar="DIR", nargs="?", help="a run directory; may be left out with --endpoint")
     chat.add_argument("--workspace", type=Path, metavar="PATH", help="folder to work in; without one, a sample project")
@@ -227,6 +236,24 @@ def _add_wishes(commands: Any) -> None:
     retry.add_argument("run_dir", metavar="DIR")
     retry.add_argument("--from", dest="stage", required=True, metavar="STAGE", help=f"one of: {', '.join(order())}")
     retry.set_defaults(command=_retry)
+
+
+def _add_slices(commands: Any) -> None:
+    slices = commands.add_parser(
+        "slices",
+        help="what there is in the cloud, what it costs, and who uses it",
+        description="Everything in the project that a run has asked for. Project, zones and prices are those of the "
+        "first run that is named, or of --set.",
+    )
+    slices.add_argument("runs", nargs="*", metavar="DIR", help="run directories, or folders of them, to find the users")
+    slices.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `nanocode run`")
+    slices.add_argument("--json", action="store_true")
+    slices.add_argument("--janitor", action="store_true", help="delete what nobody uses")
+    slices.add_argument("--dry-run", action="store_true", help="with --janitor: only say what it would delete")
+    slices.add_argument(
+        "--older-than", type=float, default=2.0, metavar="HOURS", help="without a sign of life for so long [2]"
+    )
+    slices.set_defaults(command=_slices)
 
 
 def _add_speaker(parser: argparse.ArgumentParser) -> None:

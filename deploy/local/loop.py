@@ -42,7 +42,8 @@ Key = tuple[str, int]
 TIMES_TO_LEAVE_AT_ONCE = 2
 """Told to leave more often than that, the command does so, whatever is still to be given back."""
 PATIENCE = 20
-"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on."""
+"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on. Told to leave
+meanwhile, it has them save and ends with them."""
 
 
 class Told:
@@ -201,6 +202,12 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines
             # With slices it goes on: a laptop that wakes up may be without a network for longer.
             if (silent >= PATIENCE and not journal.held) or journal.last is None:
                 raise StorageError(str(error)) from error
+            backend.observe(())  # which asks the run directory nothing: what has ended is not waited for any more
+            if journal.leaving:  # nothing can be written down about it: it counts as preempted
+                for stage, attempt in backend.alive:
+                    backend.stop(stage, attempt)
+                if not backend.alive:
+                    raise StorageError(str(error)) from error
         assert journal.last is not None
         if decision is None or not any(isinstance(action, Close) for action in decision.actions):
             if decision is not None and (

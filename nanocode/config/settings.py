@@ -37,6 +37,7 @@ ENV_PREFIX = "NANOCODE_"
 Provisioner = Literal["local", "existing", "gke", "queued-resource", "auto"]
 OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -283,9 +284,35 @@ class BaseEval(Section):
 
 class Budget(Section):
     dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
-    """The run stops cleanly before its slices cost more; None: no limit. See controller.dollars_per_slice_hour."""
+    """The run stops cleanly before it costs more; None: no limit. It needs the price of a slice: see prices.chip_hour
+    and controller.dollars_per_slice_hour."""
     dollars_per_chip_hour: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
-    """What a chip costs where you run; prices change, so none is built in."""
+    """What a chip costs where you run, for stages that are on no slice with a price; prices change, so none is built
+    in."""
+
+
+class ChipPrice(Section):
+    """Dollars per chip-hour of one kind of accelerator in one zone."""
+
+    spot: Dollars | None = None
+    on_demand: Dollars | None = None
+
+
+class Prices(Section):
+    """What you pay, in dollars. None is built in: what is not given is not known, and counts as that, not as 0."""
+
+    chip_hour: dict[str, dict[str, ChipPrice]] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Zone -> kind (`v6e`) -> `{spot: ..., on_demand: ...}`. `controller.dollars_per_slice_hour` wins over it."""
+    cluster_hour: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """The cluster's fee, counted while the run is at work; 0 where Google's free tier pays it."""
+    cpu_node_hour: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """One node for the controller and the CPU stages."""
+    cpu_nodes: int = Field(default=1, ge=0, json_schema_extra=OPERATING)
+    """How many of them are there while the run is at work."""
+    storage_gb_month: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """Of a bucket, for 2**30 bytes."""
+    egress_gb: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """From one region to another, for 2**30 bytes."""
 
 
 class Controller(Section):
@@ -324,9 +351,9 @@ class Controller(Section):
     """How long a zone is left alone that had no slice, or no quota for one, or answered what we do not understand."""
     zones: tuple[str, ...] = Field(default=(), json_schema_extra=OPERATING)
     """Where slices may come from, best first."""
-    dollars_per_slice_hour: dict[str, float] = Field(default_factory=dict, json_schema_extra=OPERATING)
-    """Zone -> price of a slice there; of this machine while an accelerator stage runs on it, as `local`. It is what
-    the budget is held against."""
+    dollars_per_slice_hour: dict[str, Dollars] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Zone -> price of a whole slice there; it wins over `prices`. `pool`: nodes that are there anyway, `local`: this
+    machine while an accelerator stage runs on it."""
     warn_share: float = Field(default=0.8, gt=0, le=1, json_schema_extra=OPERATING)
     """Share of the budget at which you are warned."""
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
@@ -391,6 +418,7 @@ class Settings(BaseSettings):
     preference: Preference
     agent_eval: AgentEval = AgentEval()
     budget: Budget = Budget()
+    prices: Prices = Prices()
     controller: Controller = Controller()
     provisioner: Provisioner = Field(default="local", json_schema_extra=OPERATING)
     """Where accelerator stages run: on this machine, on machines that are there anyway, or on slices asked for."""
