@@ -28,7 +28,7 @@ from tests.cluster.node import Node
 from tests.cluster.processes import wait_until
 from tests.cluster.slots import Slot
 
-COMMAND_SECONDS = 120
+COMMAND_SECONDS = 300
 NAMES_SECONDS = 1.0
 
 
@@ -131,8 +131,8 @@ class Cluster:
         """What kubectl prints, as the cluster's admin; raises CalledProcessError, whose `stderr` says why."""
         return self.command("kubectl", *words, stdin=stdin)
 
-    def command(self, program: str, *words: str, stdin: str = "") -> str:
-        """One of the built programs, with the admin's kubeconfig."""
+    def command(self, program: str, *words: str, stdin: str = "", stderr: bool = False) -> str:
+        """What one of the built programs prints, with the admin's kubeconfig; on `stderr` too, if asked for."""
         done = subprocess.run(
             [str(self.binaries / program), *words],
             check=False,
@@ -144,7 +144,7 @@ class Cluster:
         )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, [program, *words], done.stdout, done.stderr)
-        return done.stdout
+        return done.stdout + (done.stderr if stderr else "")
 
     def environment(self) -> dict[str, str]:
         """For a program that talks to this cluster and to no other."""

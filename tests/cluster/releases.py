@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanocode.run.directory import Marker, RunDirectory
+from nanocode.run.graph import STAGES
 from nanocode.storage.objects import open_store
 from tests.cluster.access import UNREACHABLE, Json, Refused
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
 
 T = TypeVar("T")
+OUTPUTS = set(STAGES) - {"report"}
 
 CHART = Path(__file__).parents[2] / "charts" / "nanocode"
 RUN, STAGE, ATTEMPT = "nanocode.dev/run", "nanocode.dev/stage", "nanocode.dev/attempt"
@@ -76,8 +78,9 @@ class Release:
     def upgrade(self, **values: Any) -> str:
         return self._with_values("upgrade", values)
 
-    def uninstall(self, *words: str) -> str:
-        return self.cluster.command("helm", "uninstall", self.name, "-n", self.namespace, *words)
+    def uninstall(self) -> str:
+        """What helm says, and what its hook says through it."""
+        return self.cluster.command("helm", "uninstall", self.name, "-n", self.namespace, stderr=True)
 
     def kubectl(self, *words: str) -> str:
         return self.cluster.kubectl("-n", self.namespace, *words)
@@ -205,9 +208,13 @@ def seed(release: Release, origin: Release, *stages: str) -> None:
 
 def results(release: Release) -> dict[str, bytes]:
     """Every output but weights and the report, by name: shards, rollouts, pairs, evaluation answers."""
-    store = release.directory.store
-    wanted = re.compile(r"(?!report/)[a-z-]+/(?!attempts/)[^/]+/.+")
-    return {name: store.read(name) for name in store.list() if wanted.fullmatch(name)}
+    store, found = release.directory.store, {}
+    for name in store.list():
+        stage, _, rest = name.partition("/")
+        if stage in OUTPUTS and "/" in rest and not rest.startswith("attempts/"):
+            # Rows of a later attempt stand beside those of an earlier one.
+            found[re.sub(r"/rows-\d+/", "/rows/", name)] = store.read(name)
+    return found
 
 
 def refusal(command: Callable[[], str]) -> str:

@@ -44,7 +44,8 @@ class Result:
 class World:
     """Clock, journal, machines, slices and controllers."""
 
-    def __init__(self, plan: Plan, trace: list[str] | None = None) -> None:
+    def __init__(self, plan: Plan, trace: list[str] | None = None, zones: type[Zones] = Zones) -> None:
+        """`zones`: what slices come from; of the same kind as ours."""
         self.plan, self.trace = plan, trace
         self.rng = random.Random(plan.seed + 1)
         self.clock, self.disturbed = Clock(), Spans()
@@ -63,7 +64,7 @@ class World:
         self.invariants = Invariants(self)
         self.machines = Machines(self.clock, self.store, self.rng, self.met, self.invariants)
         prices, release = plan.policy.dollars_per_slice_hour, plan.policy.release_seconds
-        self.zones = Zones(self.clock, self.rng, self.met, self.machines, prices, release, plan.permanent)
+        self.zones = zones(self.clock, self.rng, self.met, self.machines, prices, release, plan.permanent)
         self.machines.zones = self.zones
         self.ambushes: list[Ambush] = []
         self.controllers: list[Controller] = []
@@ -193,6 +194,6 @@ class World:
             self.trace.append(f"{self.clock.now - START:7.1f}  {text}")
 
 
-def simulate(seed: int, trace: list[str] | None = None) -> Result:
+def simulate(seed: int, trace: list[str] | None = None, zones: type[Zones] = Zones) -> Result:
     """Run the schedule of a seed."""
-    return World(draw(seed), trace).run()
+    return World(draw(seed), trace, zones).run()
