@@ -105,10 +105,11 @@ class Reconciler:
     def _strays(
         self, stages: tuple[Stage, ...], seen: Mapping[tuple[str, int], Seen], now: float
     ) -> list[tuple[str, int]]:
-        """What lives though its attempt has ended, or though nobody has claimed it."""
+        """What lives though its attempt has ended, or though nobody has claimed it; a step of the clock makes none."""
         live = {(stage.name, one.number): one.live for stage in stages for one in stage.attempts}
         there = [key for key, one in seen.items() if one.process in ALIVE and not live.get(key, False)]
-        self._strangers = {key: self._strangers.get(key, now) for key in there if key not in live}
+        since = self._strangers if self._stepped != now else {}
+        self._strangers = {key: since.get(key, now) for key in there if key not in live}
         return [key for key in there if key in live or age(now, self._strangers[key]) > STRANGER_SECONDS]
 
     def _act(self, action: Action, now: float) -> None:

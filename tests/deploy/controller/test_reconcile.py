@@ -70,6 +70,18 @@ def test_a_process_that_nobody_claims_is_killed_once_our_reading_cannot_be_late_
     assert machine.killed == [KEY]
 
 
+def test_a_step_of_the_clock_makes_no_process_a_stray(journal: RunJournal) -> None:
+    machine, now, uptime = Machine(), [0.0], [0.0]
+    controller = Reconciler(journal, machine, NoSlices(), lambda tell: None, lambda: now[0], lambda: uptime[0])
+    controller.once()
+    now[0], uptime[0] = 300.0, 10.0
+    controller.once()
+    assert machine.killed == []
+    now[0], uptime[0] = 301.0 + STRANGER_SECONDS, 11.0 + STRANGER_SECONDS
+    controller.once()
+    assert machine.killed == [KEY]
+
+
 def test_a_process_whose_attempt_has_ended_is_killed_at_once(journal: RunJournal) -> None:
     machine = Machine()
     journal.claim(*KEY, "a" * 32, None)
