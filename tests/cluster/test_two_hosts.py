@@ -38,10 +38,8 @@ def test_a_gang_that_loses_a_host_goes_on_as_one_to_the_same_bits(
     whole.install(**SLICE)
     whole.wait_until_done("pretrain")
     pods = whole.pods("pretrain")
-    assert sorted(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] for pod in pods) == [
-        "0",
-        "1",
-    ]
+    index = "batch.kubernetes.io/job-completion-index"
+    assert sorted(pod["metadata"]["annotations"][index] for pod in pods) == ["0", "1"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {"pair-0", "pair-1"}
     whole.uninstall()
 
