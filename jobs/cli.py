@@ -42,8 +42,10 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.dry_run:
         return local.dry_run(options.run_dir, options.preset, options.set, options.config)
+    chosen = [f"provisioner={options.provisioner}"] if options.provisioner is not None else []
+    overrides = [*options.set, *chosen]
     return local.run(
-        options.run_dir, options.preset, options.set, options.config, options.stages, options.yes, options.chaos
+        options.run_dir, options.preset, overrides, options.config, options.stages, options.yes, options.chaos
     )
 
 
@@ -79,6 +81,14 @@ def _status(options: argparse.Namespace) -> int:
         else:
             print(table(status.read()))
     return Exit.DONE
+
+
+def _slices(options: argparse.Namespace) -> int:
+    if options.dry_run and not options.janitor:
+        raise UsageError("--dry-run says what --janitor would delete: say both")
+    from jobs import slices
+
+    return slices.slices(options.runs, options.set, options.json, options.janitor, options.dry_run, options.older_than)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -141,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--preset", choices=PRESETS, help="where settings begin; a new run directory takes demo")
     run.add_argument("--stages", metavar="A,B", help=f"only these of: {', '.join(order())}")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
+    run.add_argument(
+        "--provisioner",
+        choices=("local", "queued-resource", "auto"),
+        help="where stages that need an accelerator run: on this machine, or on slices of the Cloud TPU API, which are "
+        "asked for and given back; the same as --set provisioner=",
+    )
     run.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     run.add_argument("--yes", action="store_true", help="run stages again that become stale, without asking")
     run.add_argument(
@@ -162,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", action="store_true", help="draw it again and again, until the run is done or Ctrl-C")
     how.add_argument("--metrics", action="store_true", help="in Prometheus' text format")
     status.set_defaults(command=_status)
+    _add_slices(commands)
     chat = commands.add_parser("chat", help="talk to the agent", description="Talk to the agent in a workspace.")
     chat.add_argument("run_dir", metavar="DIR", nargs="?", help="a run directory; may be left out with --endpoint")
     chat.add_argument("--workspace", type=Path, metavar="PATH", help="folder to work in; without one, a sample project")
@@ -219,6 +236,24 @@ def _add_wishes(commands: Any) -> None:
     retry.add_argument("run_dir", metavar="DIR")
     retry.add_argument("--from", dest="stage", required=True, metavar="STAGE", help=f"one of: {', '.join(order())}")
     retry.set_defaults(command=_retry)
+
+
+def _add_slices(commands: Any) -> None:
+    slices = commands.add_parser(
+        "slices",
+        help="what there is in the cloud, what it costs, and who uses it",
+        description="Everything in the project that a run has asked for. Project, zones and prices are those of the "
+        "first run that is named, or of --set.",
+    )
+    slices.add_argument("runs", nargs="*", metavar="DIR", help="run directories, or folders of them, to find the users")
+    slices.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `nanocode run`")
+    slices.add_argument("--json", action="store_true")
+    slices.add_argument("--janitor", action="store_true", help="delete what nobody uses")
+    slices.add_argument("--dry-run", action="store_true", help="with --janitor: only say what it would delete")
+    slices.add_argument(
+        "--older-than", type=float, default=2.0, metavar="HOURS", help="without a sign of life for so long [2]"
+    )
+    slices.set_defaults(command=_slices)
 
 
 def _add_speaker(parser: argparse.ArgumentParser) -> None:

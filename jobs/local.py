@@ -45,6 +45,8 @@ def run(
     trouble = parse_chaos(chaos) if chaos is not None else None
     directory = RunDirectory(open_store(location))
     settings = settle(directory, preset, overrides, config, yes)
+    if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
+        raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
     code: int = Exit.DONE
     if not all(settling.is_done(directory, stage, settings) for stage in chosen):
         wanted = tuple(stage.name for stage in chosen) if stages else ()
@@ -73,7 +75,11 @@ def settle(
             return
         if not sys.stdin.isatty():
             raise UsageError(f"{line}; say --yes to go on, or put them back as they were")
-        if input(f"{line}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(f"{line}. Go on? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was changed")
 
     return settling.settle(directory, *settling.proposed(directory, preset, overrides, config), accept)
@@ -84,9 +90,9 @@ def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:
     now = time.time()
     for stage in stages:
         for claim in directory.attempts(stage.name):
-            sign = last_sign(directory, claim)
-            over = recorded(directory, stage.name, claim.attempt, End) is not None
-            if not over and seems_alive(claim, sign, now):
+            if recorded(directory, stage.name, claim.attempt, End) is not None:
+                continue
+            if seems_alive(claim, sign := last_sign(directory, claim), now):
                 told = f"attempt {claim.attempt} of {stage.name} by {claim.who} wrote {max(0, now - sign):.0f} s ago"
                 print(f"nanocode: {told}; if it is alive, its end is awaited", file=sys.stderr)
 

@@ -25,6 +25,7 @@ from pydantic import JsonValue, ValidationError
 from jobs.console import Display, hide_late_writes, set_up_logging
 from nanocode.config.settings import Settings
 from nanocode.run.attempts import superseded
+from nanocode.run.costs import dollars_per_hour
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
@@ -196,7 +197,7 @@ def _run(
                 metrics=outcome.metrics,
                 versions=versions(),
                 chip_seconds=chip_seconds,
-                cost_dollars=chip_seconds / 3600 * settings.budget.dollars_per_chip_hour,
+                cost_dollars=chip_seconds / 3600 * dollars_per_chip_hour(task, outcome.chips),
                 started=started,
                 ended=datetime.now(UTC),
             ),
@@ -220,6 +221,13 @@ def _check_assigned(run: RunDirectory, stage: str, attempt: int, digest: str) ->
             f"settings, SOUL or sources have changed since attempt {attempt} of {stage} was claimed: "
             f"run `nanocode run --run-dir {run.store.url}` again"
         )
+
+
+def dollars_per_chip_hour(task: Task, chips: int) -> float:
+    """Of the slice that the attempt runs on, where that has a price, else of the settings."""
+    claim = task.run.claimed(task.stage, task.attempt)
+    price = dollars_per_hour(task.run, task.settings, claim.slice) if claim is not None and chips else None
+    return task.settings.budget.dollars_per_chip_hour if price is None else price / chips
 
 
 def other_seconds(task: Task) -> float:

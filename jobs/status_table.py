@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nanocode.report.words import MISSING, dollars, duration, quantity, share
+from nanocode.report.words import MISSING, dollars, duration, listing, quantity, share
 
 SECONDS_BETWEEN_LOOKS = 2.0
 MEDIUM, WIDE = 100, 120
@@ -66,6 +66,11 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         title.append(f", {found['reason']}")
     if found["spent_dollars"]:
         title.append(f", {dollars(found['spent_dollars'])} spent")
+    if found["forecast_dollars"] and found["state"] != "done":
+        without = f" without {listing(found['forecast_without'])}" if found["forecast_without"] else ""
+        title.append(f", about {dollars(found['forecast_dollars'])} by the end{without}")
+    if found["unpriced_zones"]:
+        title.append(f", and nobody has said what slices in {listing(found['unpriced_zones'])} cost (prices.chip_hour)")
     gap = 2 if width >= MEDIUM else 1
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)

@@ -50,7 +50,7 @@ class Request:
 
     name: str
     zone: str
-    dollars_per_hour: float
+    dollars_per_hour: float | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ class Note:
     name: str
     fact: str
     """`ready`, `gone` or the name of a `Trouble`."""
+    reason: str = ""
+    at: float | None = None
+    """When that was; None: now."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ class Written:
     slices: tuple[Slice, ...]
     told: frozenset[str] = frozenset()
     """Keys of what the user was told already."""
+    dollars_per_hour_at_work: float = 0.0
+    """As in `Observed`."""
+    shown: float | None = None
+    """When a status was last published by whoever was the controller before; None: never, or it is not known."""
 
 
 class Journal(Protocol):
@@ -40,11 +44,11 @@ class Journal(Protocol):
 
     def end(self, stage: str, attempt: int, end: End) -> None: ...
 
-    def request(self, name: str, zone: str, dollars_per_hour: float, at: float) -> str:
+    def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         """Want a slice of this name; the zone that counts, which is another one where somebody was faster."""
 
-    def note(self, name: str, fact: str, at: float) -> None:
-        """`ready`, `released`, `gone`, or the value of a `Trouble`."""
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
+        """`ready`, `released`, `gone`, or the value of a `Trouble`, with the sentence that says what it is."""
 
     def told(self, key: str) -> bool:
         """Note that the user is told this; False when somebody has told them."""

@@ -112,7 +112,8 @@ class Slice:
 
     name: str
     zone: str
-    dollars_per_hour: float = 0.0
+    dollars_per_hour: float | None = 0.0
+    """None: nobody has said what it costs."""
     requested: float | None = None
     """None: the provisioner shows it and nothing is written of it, because it is permanent or what we read is late."""
     ready: float | None = None
@@ -121,10 +122,19 @@ class Slice:
     gone: float | None = None
     """When it stopped to exist, and so to cost."""
     trouble: Trouble | None = None
+    since: float | None = None
+    """When it came, and so began to cost, where the provisioner knows."""
+    until: float | None = None
+    """When it went, and so stopped to cost, where the provisioner knows; it may show a slice only to say so."""
     present: bool = True
     """Whether the provisioner shows it now; a request that was lost is not there."""
     usable: bool = False
     """Whether the provisioner says that a stage can start on it now."""
+    machines: bool | None = None
+    """Whether its machines are there, and cost, though they may not be ready; None: they are once it is usable. A pool
+    that an autoscaler fills is usable before they are there."""
+    reason: str = ""
+    """What its trouble is, in one sentence with the next move."""
     permanent: bool = False
     """Somebody else's: never requested, never released (this machine; a pool that is there anyway)."""
 
@@ -145,3 +155,7 @@ class Observed:
     """Stage and number of attempts that have ended, or that nobody claimed, and whose process is there all the same."""
     unknown: frozenset[str] = field(default_factory=frozenset)
     """Of `backend`, `provisioner`: who gave no answer this time. What they would have said is then not decided on."""
+    looked: float | None = None
+    """When somebody looked before this, as far as that is known."""
+    dollars_per_hour_at_work: float = 0.0
+    """What cluster and CPU nodes cost while an attempt lives or a slice is held."""

@@ -4,12 +4,14 @@ Times were written by several clocks, which may step: an age that comes out nega
 the controller late by its size, and never makes it forget.
 """
 
+import math
 import signal
 from collections.abc import Iterable, Sequence
 
 from deploy.controller.observed import Attempt, Observed, Process, Slice, Stage, Trouble
 from nanocode.config.settings import Budget, Controller
 from nanocode.run.attempts import End, Ending
+from nanocode.run.costs import hours, union
 from nanocode.run.exits import Exit
 
 GONE = (Process.EXITED, Process.LOST, Process.ABSENT)
@@ -137,6 +139,11 @@ def held(one: Slice) -> bool:
     return one.requested is not None and one.released is None and one.gone is None
 
 
+def has_machines(one: Slice) -> bool:
+    """Whether they are there, and cost."""
+    return one.machines if one.machines is not None else one.usable
+
+
 def of_use(one: Slice) -> bool:
     """Whether a stage can begin on it."""
     return one.usable and (one.permanent or held(one))
@@ -162,16 +169,33 @@ def lost(one: Slice) -> bool:
 def hopeless(one: Slice, policy: Controller, now: float) -> str:
     """Why a slice that we hold will not be of use (any more); empty while it may."""
     if one.trouble is not None:
-        return one.trouble.value
+        return f"{one.trouble.value}: {one.reason}" if one.reason else one.trouble.value
     if one.ready is None and age(now, one.requested) > policy.provision_minutes * 60:
         return f"it did not come within {policy.provision_minutes:g} minutes"
     return ""
 
 
+def withdrawn(attempt: Attempt, slices: Iterable[Slice], policy: Controller, now: float) -> str:
+    """Why an attempt that waits for a machine will not get one on its slice; empty while it may."""
+    one = next((one for one in slices if one.name == attempt.slice and one.requested is not None), None)
+    if attempt.seen.process is not Process.PENDING or one is None:
+        return ""
+    if reason := hopeless(one, policy, now):
+        return f"{one.name} came to nothing, {reason}"
+    return f"{one.name} is given back" if one.released is not None or one.gone is not None else ""
+
+
+def last_reason(slices: Iterable[Slice]) -> str:
+    """What the newest slice that came to nothing came to, in its own words."""
+    told = [one for one in slices if one.trouble is not None and one.reason]
+    return max(told, key=lambda one: one.requested or 0.0).reason if told else ""
+
+
 def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
     """Where to ask for the next slice, best first: the fewest losses lately, then the price, then the user's order.
 
-    A zone that had no slice for us is left alone for a while; empty when all are.
+    A price that nobody has said comes after all others. A zone that had no slice for us is left alone for a while;
+    empty when all are.
     """
     known = [one for one in slices if not one.permanent]
     minutes = {
@@ -193,7 +217,7 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
         return sum(one.zone == zone and lost(one) and age(now, one.gone or one.released) <= lately for one in known)
 
     def promise(zone: str) -> tuple[int, float, int]:
-        return losses(zone), policy.dollars_per_slice_hour.get(zone, 0.0), policy.zones.index(zone)
+        return losses(zone), policy.dollars_per_slice_hour.get(zone, math.inf), policy.zones.index(zone)
 
     return sorted((zone for zone in policy.zones if not refused(zone)), key=promise)
 
@@ -201,22 +225,66 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
 # -- money -------------------------------------------------------------------------------------------------------------
 
 
-def spent(seen: Observed) -> float:
-    """Dollars so far: slices from when they came until they are gone, permanent ones while an attempt lives on them."""
-    total = 0.0
+def came(one: Slice, seen: Observed, policy: Controller) -> float | None:
+    """When a slice began to cost, as the cloud says; else when the first look could have seen it. None: now.
+
+    So a bill is out by less than a look for each slice: what is seen late at the one end is seen late at the other.
+    Where nobody looked for longer, it is rounded up.
+    """
+    if one.since is not None:
+        return one.since
+    if seen.looked is None or one.requested is None:
+        return None
+    next_look = max(one.requested, seen.looked + policy.seconds_between_looks)
+    return next_look if next_look < seen.now else None
+
+
+def bill(seen: Observed) -> dict[str, float]:
+    """Dollars so far by slice: from when it came until it is gone or taken away, or while an attempt lives on one that
+    is permanent.
+
+    One whose price nobody has said is billed at nothing, and `unpriced` names it.
+    """
+    found = {}
     for one in seen.slices:
         if one.permanent:
             attempts = [attempt for stage in seen.stages for attempt in stage.attempts if attempt.slice == one.name]
-            spans = [(attempt.claimed, attempt.end.at if attempt.end else seen.now) for attempt in attempts]
+            spans = [_life(attempt, seen.now) for attempt in attempts]
         else:
-            spans = [(one.ready, one.gone or seen.now)] if one.ready is not None else []
-        total += sum(age(end, begin) for begin, end in spans) * one.dollars_per_hour / SECONDS_PER_HOUR
-    return total
+            spans = [] if one.ready is None else [(one.ready, _end(one, seen.now))]
+        found[one.name] = hours(spans) * (one.dollars_per_hour or 0.0)
+    return found
 
 
-def _costs(one: Slice, seen: Observed) -> bool:
-    """Whether it costs now."""
-    return user_of(one, seen.stages) is not None if one.permanent else one.ready is not None and one.gone is None
+def _end(one: Slice, now: float) -> float:
+    """When a slice stopped to cost; one that was taken away does so before what is left of it is cleared away."""
+    taken = one.released if one.trouble is Trouble.PREEMPTED else None
+    return _first_of(one.gone, one.until, taken, now)
+
+
+def spent(seen: Observed) -> float:
+    """Dollars so far: the slices, and what cluster and CPU nodes cost while the run was at work."""
+    lives = [_life(attempt, seen.now) for stage in seen.stages for attempt in stage.attempts]
+    holds = [(one.requested, _end(one, seen.now)) for one in seen.slices if one.requested is not None]
+    return sum(bill(seen).values()) + hours(union([*lives, *holds])) * seen.dollars_per_hour_at_work
+
+
+def burning(seen: Observed) -> list[float]:
+    """Dollars per hour of every slice that costs now, as far as they are known."""
+    costing = [
+        one
+        for one in seen.slices
+        if (user_of(one, seen.stages) is not None if one.permanent else one.gone is None and one.ready is not None)
+    ]
+    return [one.dollars_per_hour for one in costing if one.dollars_per_hour is not None]
+
+
+def unpriced(seen: Observed, policy: Controller) -> list[str]:
+    """Where a slice has cost, or would, and nobody has said how much."""
+    places = {one.zone: one.dollars_per_hour for one in seen.slices if one.permanent or one.ready is not None}
+    if not any(one.permanent for one in seen.slices):
+        places = {zone: policy.dollars_per_slice_hour.get(zone) for zone in policy.zones} | places
+    return [zone for zone, dollars in places.items() if dollars is None]
 
 
 def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
@@ -228,19 +296,43 @@ def cost_of_stopping(prices: Iterable[float], policy: Controller) -> float:
 def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     """Why going on would cost more than there is; empty while it would not.
 
-    Stopping begins at the budget less what stopping costs. With nothing in use, a slice has to be worth its start.
+    Stopping begins at the budget less what stopping costs. With nothing in use, a slice has to be worth its start. What
+    costs nobody knows how much cannot be kept within a budget, so it is not begun.
     """
     if budget.dollars is None:
         return ""
-    costing = [one for one in seen.slices if _costs(one, seen)]
-    so_far = spent(seen)
-    if costing:
-        needed = cost_of_stopping((one.dollars_per_hour for one in costing), policy)
+    if (places := unpriced(seen, policy)) and _needs_slices(seen):
+        return (
+            f"nobody has said what a slice in {', '.join(places)} costs, so the budget of ${budget.dollars:.2f} cannot "
+            "be kept: set prices.chip_hour or controller.dollars_per_slice_hour"
+        )
+    so_far, rates = spent(seen), burning(seen)
+    if rates:
+        needed = cost_of_stopping([*rates, seen.dollars_per_hour_at_work], policy)
     else:
-        prices = [one.dollars_per_hour for one in seen.slices if one.permanent]
-        prices = prices or [policy.dollars_per_slice_hour.get(zone, 0.0) for zone in policy.zones]
-        cheapest = min(prices, default=0.0)
+        cheapest = _cheapest(seen, policy) + seen.dollars_per_hour_at_work
         needed = cost_of_stopping([cheapest], policy) + cheapest * USEFUL_MINUTES * 60 / SECONDS_PER_HOUR
     if so_far + needed < budget.dollars:
         return ""
     return f"${so_far:.2f} of ${budget.dollars:.2f} are spent: raise budget.dollars to go on"
+
+
+def _needs_slices(seen: Observed) -> bool:
+    """Whether a stage that is asked for still has to run on one."""
+    wanted = [stage for stage in seen.stages if not seen.intent.stages or stage.name in seen.intent.stages]
+    return any(stage.machine == "accelerator" and not stage.done for stage in wanted)
+
+
+def _cheapest(seen: Observed, policy: Controller) -> float:
+    """Of the slices that a stage could begin on."""
+    there = [one.dollars_per_hour for one in seen.slices if one.permanent]
+    prices = there or [policy.dollars_per_slice_hour.get(zone) for zone in policy.zones]
+    return min((one for one in prices if one is not None), default=0.0)
+
+
+def _life(attempt: Attempt, now: float) -> tuple[float, float]:
+    return attempt.claimed, attempt.end.at if attempt.end else now
+
+
+def _first_of(*times: float | None) -> float:
+    return min(time for time in times if time is not None)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -11,7 +12,7 @@ from deploy.controller.backend import Backend, Provisioner, Unreachable
 from deploy.controller.decide import decide
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Journal, Written
-from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage
+from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage, Trouble
 from deploy.controller.policies import age
 from nanocode.run.attempts import End, Stop
 
@@ -42,6 +43,7 @@ class Reconciler:
         self._tell, self._clock, self._monotonic = tell, clock, monotonic
         self._drift: float | None = None
         self._stepped: float | None = None
+        self._looked: float | None = None
         self._strangers: dict[tuple[str, int], float] = {}
         """Processes that we have read nothing of, and since when."""
 
@@ -73,6 +75,7 @@ class Reconciler:
         """What is written, with what backend and provisioner say at this moment."""
         unknown = set()
         stages, slices, strays = written.stages, written.slices, []
+        looked = written.shown if self._looked is None else self._looked
         try:
             live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
             seen = self._backend.observe(live)
@@ -83,10 +86,21 @@ class Reconciler:
             unknown.add("backend")
         try:
             slices = _with_presence(slices, self._provisioner.observe())
+            self._looked = now
         except Unreachable as error:
             log.warning("provisioner gives no answer", error=str(error))
             unknown.add("provisioner")
-        return Observed(now, written.intent, stages, slices, self._stepped, tuple(strays), frozenset(unknown))
+        return Observed(
+            now,
+            written.intent,
+            stages,
+            slices,
+            self._stepped,
+            tuple(strays),
+            frozenset(unknown),
+            looked,
+            written.dollars_per_hour_at_work,
+        )
 
     def _strays(
         self, stages: tuple[Stage, ...], seen: Mapping[tuple[str, int], Seen], now: float
@@ -115,8 +129,8 @@ class Reconciler:
             case Release(name, _):
                 self._journal.note(name, "released", now)
                 self._provisioner.release(name)
-            case Note(name, fact):
-                self._journal.note(name, fact, now)
+            case Note(name, fact, reason, at):
+                self._journal.note(name, fact, now if at is None else at, reason)
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
@@ -135,7 +149,13 @@ def _with_presence(written: tuple[Slice, ...], there: Mapping[str, Slice]) -> tu
     found = []
     for one in written:
         shown = there.get(one.name)
-        present, usable = shown is not None, shown is not None and shown.usable
-        trouble = one.trouble or (shown.trouble if shown is not None else None)
-        found.append(replace(one, present=present, usable=usable, trouble=trouble))
-    return (*found, *(one for name, one in sorted(there.items()) if name not in known))
+        if shown is None:
+            found.append(replace(one, present=False, usable=False))
+            continue
+        trouble, reason = (one.trouble, one.reason) if one.trouble is not None else (shown.trouble, shown.reason)
+        if trouble is None and one.ready is not None and one.released is None and shown.machines is False:
+            trouble, reason = Trouble.PREEMPTED, "its machines were taken away"
+        changes: dict[str, Any] = {"machines": shown.machines, "trouble": trouble, "reason": reason}
+        told: dict[str, Any] = {"since": shown.since, "until": shown.until, "present": shown.present}
+        found.append(replace(one, usable=shown.usable and trouble is None, **told, **changes))
+    return (*found, *(one for name, one in sorted(there.items()) if name not in known and one.present))

@@ -1,7 +1,7 @@
 """The journal in the run directory.
 
     slices/<name>/REQUEST.json       zone and price, before anything is asked for
-    slices/<name>/<fact>.json        `ready`, `released`, `gone`, or the trouble that it came to: when
+    slices/<name>/<fact>.json        `ready`, `released`, `gone`, or the trouble that it came to: when, and why
     controller/told/<key>            what the user was told
     controller/status.json           the last decision, for people and programs that ask; nothing is decided on it
 
@@ -15,6 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +24,8 @@ from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
 from deploy.controller.observed import Attempt, Slice, Stage, Trouble
 from deploy.controller.signs import Signs
-from nanocode.config.settings import Settings, from_yaml
+from nanocode.config import prices
+from nanocode.config.settings import Controller, Settings, from_yaml
 from nanocode.run.attempts import End, Stop, record, recorded
 from nanocode.run.digests import digests_beside
 from nanocode.run.directory import Claim, Marker, RunDirectory, numbers
@@ -60,6 +62,8 @@ class RunJournal:
         self._told: set[str] | None = None
         self._folders: tuple[str, ...] = ()
         self._shown: tuple[float, str] = (0.0, "")
+        self._shown_before: float | None = None
+        self._asked_when_shown = False
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -79,12 +83,28 @@ class RunJournal:
         self._look_at_slices()
         if self._told is None:
             self._told = set(self._children("controller/told"))
-        slices = tuple(self._slices[name] for name in sorted(self._slices))
-        return Written(intent, settings.controller, settings.budget, stages, slices, frozenset(self._told))
+        policy = prices.priced(settings)
+        slices = tuple(_priced(self._slices[name], policy) for name in sorted(self._slices))
+        at_work = prices.dollars_per_hour_at_work(settings.prices)
+        shown = self._last_shown()
+        return Written(intent, policy, settings.budget, stages, slices, frozenset(self._told), at_work, shown)
+
+    def _last_shown(self) -> float | None:
+        """When the controller before us published its last status; read once, and never decided on."""
+        if not self._asked_when_shown:
+            self._asked_when_shown = True
+            with suppress(NotFound, ValueError, KeyError, TypeError):
+                self._shown_before = float(json.loads(self._run.store.read(STATUS))["at"])
+        return self._shown_before
 
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""
         return self._run.store.children(folder) if folder.partition("/")[0] in self._folders else ()
+
+    @property
+    def settings(self) -> Settings | None:
+        """Those of the last look."""
+        return self._config[1] if self._config is not None else None
 
     def _settings(self) -> Settings:
         number = max(numbers(self._children("config"), ".yaml"), default=0)
@@ -194,16 +214,16 @@ class RunJournal:
     def end(self, stage: str, attempt: int, end: End) -> None:
         _answered(lambda: record(self._run, stage, attempt, end))
 
-    def request(self, name: str, zone: str, dollars_per_hour: float, at: float) -> str:
+    def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         wish = {"zone": zone, "dollars_per_hour": dollars_per_hour, "at": at}
         if self._create(f"slices/{name}/REQUEST.json", wish):
             return zone
         return str(_answered(lambda: self._fact(name, "REQUEST"))["zone"])
 
-    def note(self, name: str, fact: str, at: float) -> None:
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
         known = self._slices.get(name)
         if known is None or fact not in _facts_of(known):
-            self._create(f"slices/{name}/{fact}.json", {"at": at})
+            self._create(f"slices/{name}/{fact}.json", {"at": at, **({"reason": reason} if reason else {})})
 
     def told(self, key: str) -> bool:
         first = self._create(f"controller/told/{key}", {})
@@ -250,8 +270,15 @@ def _slice(name: str, known: Slice | None, facts: dict[str, dict[str, Any]]) -> 
             values[FACTS[stem]] = fact["at"]
             values |= {key: fact[key] for key in ("zone", "dollars_per_hour") if key in fact}
         else:
-            values["trouble"] = Trouble(stem)
+            values["trouble"], values["reason"] = Trouble(stem), str(fact.get("reason", ""))
     return Slice(**values)
+
+
+def _priced(one: Slice, policy: Controller) -> Slice:
+    """One that was asked for when nobody had said what it costs has the price that is known by now."""
+    if one.dollars_per_hour is not None:
+        return one
+    return replace(one, dollars_per_hour=policy.dollars_per_slice_hour.get(one.zone))
 
 
 def _answered(ask: Callable[[], T]) -> T:

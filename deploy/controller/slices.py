@@ -4,8 +4,19 @@ from collections.abc import Iterator
 
 from deploy.controller.actions import Action, Begin, Note, Release, Request
 from deploy.controller.decision import RESTS, StageState, State
-from deploy.controller.observed import Observed, Slice
-from deploy.controller.policies import held, hopeless, idle_seconds, out_of_grace, user_of, zones
+from deploy.controller.observed import Observed, Process, Slice
+from deploy.controller.policies import (
+    age,
+    came,
+    has_machines,
+    held,
+    hopeless,
+    idle_seconds,
+    last_reason,
+    out_of_grace,
+    user_of,
+    zones,
+)
 from deploy.controller.stages import any_failed, asked_for, machines_free, ready
 from nanocode.config.settings import Controller
 
@@ -20,15 +31,15 @@ def slice_actions(
         if one.requested is None or (one.gone is not None and not one.present):
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
-        if held(one) and one.usable and one.ready is None:
-            yield Note(one.name, "ready")
+        if one.ready is None and (one.since is not None or (held(one) and has_machines(one))):
+            yield Note(one.name, "ready", at=came(one, seen, policy))
         if not one.present and (one.ready is not None or one.released is not None):
-            yield Note(one.name, "gone")
+            yield Note(one.name, "gone", at=one.until)
         elif one.gone is not None or one.released is not None:
             yield Release(one.name, "it is not needed")
         elif reason:
             if one.trouble is not None:
-                yield Note(one.name, one.trouble.value)
+                yield Note(one.name, one.trouble.value, one.reason)
             yield Release(one.name, reason)
         else:
             coming += not one.usable
@@ -52,6 +63,9 @@ def _needless(
         return reason
     user = user_of(one, seen.stages)
     if user is not None:
+        waited = age(seen.now, one.ready) > policy.provision_minutes * 60  # 0 before it is ready
+        if user.seen.process is Process.PENDING and not one.usable and waited:
+            return f"its machines were not ready within {policy.provision_minutes:g} minutes"
         # Without a backend that answers, nobody will say that the attempt has ended: the slice goes all the same.
         stuck = stopped is not None and "backend" in seen.unknown and out_of_grace(user, policy, seen.now)
         return "its attempt was told to leave, and nobody says whether it did" if stuck else ""
@@ -85,8 +99,10 @@ def _requests(
         elif holding < policy.slices_at_once and policy.zones:
             promising = zones(seen.slices, policy, seen.now)
             if not promising:
-                states[stage.name] = StageState(State.PROVISIONING, f"no slice lately in {', '.join(policy.zones)}")
+                lately = f"no slice lately in {', '.join(policy.zones)}"
+                why = last_reason(seen.slices)
+                states[stage.name] = StageState(State.PROVISIONING, f"{lately}: {why}" if why else lately)
                 continue
             zone, number, holding = promising[0], number + 1, holding + 1
             states[stage.name] = StageState(State.PROVISIONING, f"a slice in {zone} is asked for")
-            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone, 0.0))
+            yield Request(f"slice-{number}", zone, policy.dollars_per_slice_hour.get(zone))

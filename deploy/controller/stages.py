@@ -15,6 +15,7 @@ from deploy.controller.policies import (
     overdue,
     user_of,
     waits,
+    withdrawn,
 )
 from nanocode.config.settings import Controller
 from nanocode.run.attempts import Ending
@@ -92,6 +93,8 @@ def live_actions(
             yield Leave(stage.name, attempt.number, "the stage is done")
     elif verdict.state in RESTS:
         yield Leave(stage.name, attempt.number, verdict.reason)
+    elif known and (why := withdrawn(attempt, seen.slices, policy, seen.now)):
+        yield Leave(stage.name, attempt.number, why)
     elif known and (late := overdue(attempt, policy, seen.now, seen.stepped)) is not None:
         yield Leave(stage.name, attempt.number, *late)
 

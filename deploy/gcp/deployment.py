@@ -76,6 +76,15 @@ class Deployment(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_budget_needs_a_price(self) -> Self:
+        if self.budget_dollars is not None and self.dollars_per_slice_hour is None and not self.values:
+            raise ValueError(
+                f"BUDGET_DOLLARS={self.budget_dollars:g} cannot be kept while nobody has said what a slice costs: give "
+                "DOLLARS_PER_SLICE_HOUR, or prices in a file of VALUES"
+            )
+        return self
+
     @property
     def location(self) -> str:
         """Of the cluster: a zonal one's control plane is what Google's free tier pays for."""

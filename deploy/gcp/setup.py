@@ -17,6 +17,13 @@ APIS = (
 ORDINARY_MACHINE = "e2-standard-8"
 MOST_ORDINARY_NODES = 8
 """16 workers of the corpus stage, two a node."""
+POOL_ROLE = "nanocodeNodePools"
+POOL_PERMISSIONS = (
+    "container.clusters.get",
+    "container.clusters.update",  # of node pools too: they have no permissions of their own
+    "container.operations.get",
+    "container.operations.list",
+)
 SLICES = 1
 """Slices that the autoscaler may hold at once."""
 
@@ -65,7 +72,22 @@ def _accounts(to: Deployment) -> list[Step]:
         )
     report = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None")
     nodes = (*report, *_member(to, "nodes", "container.defaultNodeServiceAccount"))
-    return [*found, Step("nodes write logs and metrics", nodes)]
+    return [*found, Step("nodes write logs and metrics", nodes), *(_pool_maker(to) if to.provisioner == "gke" else [])]
+
+
+def _pool_maker(to: Deployment) -> list[Step]:
+    """The controller makes node pools, and no more than that."""
+    roles = ("gcloud", "iam", "roles")
+    create = (*roles, "create", POOL_ROLE, f"--permissions={','.join(POOL_PERMISSIONS)}", "--stage=GA", *_in(to))
+    role = f"--role=projects/{to.project}/roles/{POOL_ROLE}"
+    member = f"--member=serviceAccount:{to.service_account('controller')}"
+    bind = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None", member, role)
+    act = ("gcloud", "iam", "service-accounts", "add-iam-policy-binding", to.service_account("nodes"), *_in(to))
+    return [
+        Step("a role for making node pools", create, unless=(*roles, "describe", POOL_ROLE, *_in(to))),
+        Step("the controller makes node pools", bind),
+        Step("whose nodes run as nodes do", (*act, *_member(to, "controller", "iam.serviceAccountUser"))),
+    ]
 
 
 def _cluster(to: Deployment) -> list[Step]:

@@ -48,9 +48,13 @@ class KubernetesBackend:
         patience: Callable[[], waits.Patience] = waits.Patience,
         proven: Callable[[str], bool] = lambda stage: False,
         clock: Callable[[], float] = time.time,
+        node_pool: Callable[[str], str | None] = lambda slice: None,
     ) -> None:
-        """`proven`: whether a stage's kind of node is known to exist."""
+        """`proven`: whether a stage's kind of node is known to exist. `node_pool`: the pool that a slice is; None where
+        any node will do, `LookupError` for a slice that is gone.
+        """
         self._cluster, self._run, self._making = cluster, run, making
+        self._node_pool = node_pool
         self._patience, self._proven, self._clock = patience, proven, clock
         self._met: set[Key] = set()
         self._refused: dict[Key, str] = {}
@@ -110,7 +114,10 @@ class KubernetesBackend:
                 return Seen(Process.LOST, reason=f"what {claim.who} began gives no sign of life")
         except StorageError as error:
             raise Unreachable(str(error)) from error
-        self.start(*key, claim.slice)
+        try:
+            self._begin(*key, claim.slice)
+        except LookupError as error:
+            return Seen(Process.LOST, reason=str(error.args[0]))
         return Seen(Process.PENDING, since=now, reason="its Job is being made")
 
     def _is_stray(self, key: Key, job: Object | None, now: float) -> bool:
@@ -180,9 +187,14 @@ class KubernetesBackend:
     # -- acting --------------------------------------------------------------------------------------------------------
 
     def start(self, stage: str, attempt: int, slice: str | None) -> None:
+        with suppress(LookupError):  # the next look says that it is lost
+            self._begin(stage, attempt, slice)
+
+    def _begin(self, stage: str, attempt: int, slice: str | None) -> None:
         making = self._making()
+        pool = self._node_pool(slice) if slice is not None else None
         try:
-            job, service = templates.objects(self._template(making.templates, stage), making, stage, attempt)
+            job, service = templates.objects(self._template(making.templates, stage), making, stage, attempt, pool)
             self._make("services", service, making.owner)
             self._make("jobs", job, making.owner)
         except (ConfigurationError, Invalid) as error:

@@ -27,6 +27,8 @@ NEEDED = (
     ("", "nodes", "", ("get", "list")),
 )
 """What the controller uses: API group, resource, subresource, verbs."""
+NEEDED_BY = {"gke": (("", "events", "", ("list",)),)}
+"""Provisioner -> what it uses beside that: the autoscaler's events."""
 
 Answer = tuple[bool, str]
 
@@ -49,7 +51,7 @@ def check(cluster: Cluster, name: str) -> Iterator[Answer]:
 def _permissions(cluster: Cluster, name: str, spec: Spec) -> Iterator[Answer]:
     named = {PLURAL: name, "configmaps": spec.templates}
     lacking = []
-    for group, resource, part, verbs in NEEDED:
+    for group, resource, part, verbs in (*NEEDED, *NEEDED_BY.get(spec.provisioner, ())):
         for verb in verbs:
             wish = {"group": group, "resource": resource, "subresource": part, "verb": verb}
             wish |= {"name": named.get(resource, ""), "namespace": "" if resource == "nodes" else cluster.namespace}

@@ -61,6 +61,7 @@ class Cluster:
             "pods": partial(core.list_namespaced_pod, namespace),
             "services": partial(core.list_namespaced_service, namespace),
             "nodes": core.list_node,
+            "events": partial(core.list_namespaced_event, namespace),
         }
         self._creates: dict[str, Callable[..., Any]] = {
             "jobs": partial(batch.create_namespaced_job, namespace),
@@ -86,12 +87,15 @@ class Cluster:
     def _named_run(self, method: Callable[..., Any], name: str, **more: Any) -> Any:
         return method(GROUP, VERSION, self.namespace, PLURAL, name, **more)
 
-    def list(self, resource: str, labels: Mapping[str, str], name: str | None = None) -> list[Object]:
-        """All objects with these labels, and this name if given."""
+    def list(
+        self, resource: str, labels: Mapping[str, str], name: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """All objects with these labels, and this name and these fields if given."""
         found: list[Object] = []
         more: dict[str, Any] = {"label_selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items()))}
-        if name is not None:
-            more["field_selector"] = f"metadata.name={name}"
+        wanted = {**({"metadata.name": name} if name is not None else {}), **(fields or {})}
+        if wanted:
+            more["field_selector"] = ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
         while True:
             page = self._ask(f"list {resource}", self._lists[resource], limit=self._page, **more)
             found += page["items"]

@@ -13,7 +13,7 @@ import structlog
 from pydantic import ValidationError
 
 from deploy.controller.actions import Tell
-from deploy.controller.backend import Unreachable
+from deploy.controller.backend import Provisioner, Unreachable
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
 from deploy.controller.notify import Webhook
@@ -24,9 +24,14 @@ from deploy.kubernetes.backend import KubernetesBackend
 from deploy.kubernetes.client import PLURAL, Cluster, Conflict, Invalid, Object
 from deploy.kubernetes.events import Events
 from deploy.kubernetes.metrics import Health
-from deploy.kubernetes.provisioner import ExistingPool
+from deploy.kubernetes.node_pools import NodePoolView
+from deploy.kubernetes.provisioner import Chosen, ExistingPool
 from deploy.kubernetes.trainingrun import FINALIZER, POOL, News, Spec
 from deploy.kubernetes.waits import Patience
+from deploy.provisioners import gke_client
+from deploy.provisioners.gke import NodePools
+from deploy.provisioners.labels import run_label
+from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
@@ -35,7 +40,7 @@ from nanocode.storage.objects import StorageError, open_store
 
 log = structlog.get_logger()
 
-PROVISIONERS = ("existing",)
+PROVISIONERS = ("existing", "gke")
 SECONDS_BETWEEN_STATUSES = 10.0
 SECONDS_WITHOUT_A_POLICY = 5.0
 SECONDS_TO_GIVE_UP = 120.0
@@ -66,6 +71,14 @@ class KubernetesJournal(RunJournal):
     def policy(self) -> Policy:
         return self.last.policy if self.last is not None else Policy()
 
+    @property
+    def cloud(self) -> Cloud:
+        return self.settings.cloud if self.settings is not None else Cloud()
+
+    def price_of_a_pool(self) -> float | None:
+        """Of a slice that is there anyway, per hour; None where nobody has said it."""
+        return self.policy.dollars_per_slice_hour.get(POOL)
+
     def webhook(self) -> str | None:
         return self.policy.webhook
 
@@ -95,13 +108,13 @@ class Run:
         self.journal = KubernetesJournal(self.directory)
         self.events = Events(cluster, training_run, clock)
         self.backend = KubernetesBackend(
-            cluster, self.directory, self.making, self._patience, self.journal.has_run, clock
+            cluster, self.directory, self.making, self._patience, self._is_proven, clock, self._node_pool
         )
-        pool = ExistingPool(
-            lambda: self.spec.dollars_per_slice_hour.get(POOL, 0.0), lambda: clock() >= self.backend.cool_until
-        )
+        self._cluster, self._clock = cluster, clock
+        self._existing = ExistingPool(self.journal.price_of_a_pool, self._nodes_are_cool)
+        self._pools: NodePools | None = None
         self.journal.waits = self.waits
-        self.reconciler = Reconciler(self.journal, self.backend, pool, tell, clock)
+        self.reconciler = Reconciler(self.journal, self.backend, Chosen(self._provisioner), tell, clock)
         self.status = Status(self.directory.store.url)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
@@ -125,6 +138,35 @@ class Run:
 
     def waits(self) -> dict[str, str]:
         return {stage: sentence for (stage, _), sentence in self.backend.waits.items()}
+
+    def _nodes_are_cool(self) -> bool:
+        return self._clock() >= self.backend.cool_until
+
+    def _provisioner(self) -> Provisioner:
+        return self._node_pools() if self.spec.provisioner == "gke" else self._existing
+
+    def _node_pools(self) -> NodePools:
+        if self._pools is None:
+            cloud, run = self.journal.cloud, self.reference["name"]
+            container = gke_client.connect(cloud)
+            view = NodePoolView(self._cluster, run, lambda: self.journal.cloud.machine_type, self._clock)
+            owner, label = cloud.owner or self.namespace, run_label(self.directory.store.url)
+            self._pools = NodePools(
+                container, label, owner, view, lambda: self.journal.cloud, self._clock, self._nodes_are_cool
+            )
+        return self._pools
+
+    def _node_pool(self, slice: str) -> str | None:
+        return None if slice == POOL else self._node_pools().pool_of(slice)
+
+    def _is_proven(self, stage: str) -> bool:
+        """Whether its kind of node will come: an autoscaler brings those of a pool that was made for it."""
+        return self.spec.provisioner == "gke" or self.journal.has_run(stage)
+
+    def end_everything(self) -> bool:
+        """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
+        jobs_are_gone = self.backend.end_everything()
+        return (self.spec.provisioner != "gke" or self._node_pools().release_all()) and jobs_are_gone
 
     def _patience(self) -> Patience:
         policy = self.journal.policy
@@ -227,7 +269,7 @@ class Controller:
         if decision is not None:
             return decision.resting
         given_up = self._unreachable_since is not None and self._clock() - self._unreachable_since > SECONDS_TO_GIVE_UP
-        return (self._run.fatal or given_up) and self._run.backend.end_everything()
+        return (self._run.fatal or given_up) and self._run.end_everything()
 
     def _set_finalizers(self, training_run: Object, finalizers: list[str]) -> Object:
         version = training_run["metadata"]["resourceVersion"]

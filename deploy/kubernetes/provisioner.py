@@ -7,6 +7,7 @@ their node does (github.com/google/xpk and GKE's TPU troubleshooting page: "no h
 
 from collections.abc import Callable, Mapping
 
+from deploy.controller.backend import Provisioner
 from deploy.controller.observed import Slice
 from deploy.kubernetes.trainingrun import POOL
 
@@ -14,7 +15,7 @@ from deploy.kubernetes.trainingrun import POOL
 class ExistingPool:
     """`Provisioner` of what is there anyway."""
 
-    def __init__(self, dollars_per_hour: Callable[[], float], usable: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, dollars_per_hour: Callable[[], float | None], usable: Callable[[], bool] = lambda: True) -> None:
         self._dollars_per_hour, self._usable = dollars_per_hour, usable
 
     def observe(self) -> Mapping[str, Slice]:
@@ -25,3 +26,20 @@ class ExistingPool:
 
     def release(self, name: str) -> None:
         """Nor is this."""
+
+
+class Chosen:
+    """`Provisioner`: the one that the TrainingRun names at that moment."""
+
+    def __init__(self, choose: Callable[[], Provisioner]) -> None:
+        """`choose` may raise `Unreachable`, as each of its methods may."""
+        self._choose = choose
+
+    def observe(self) -> Mapping[str, Slice]:
+        return self._choose().observe()
+
+    def request(self, name: str, zone: str) -> None:
+        self._choose().request(name, zone)
+
+    def release(self, name: str) -> None:
+        self._choose().release(name)

@@ -143,8 +143,13 @@ def _numbers(news: News, stages: list[Object], shown: Object) -> Object:
         **{key: shown.get(key) and round(shown[key], DIGITS) for key in ("loss", "mfu")},
         **{key: sum(one[key] for one in stages) for key in ("attempts", "preemptions", "failures")},
         "costDollars": round(news.decision.spent_dollars, 2) if news.decision is not None else None,
+        "forecastDollars": _cents((news.found or {}).get("forecast_dollars")),
         "stages": [{key: one.get(key) for key in ("name", "state", "attempt", "step", "reason")} for one in stages],
     }
+
+
+def _cents(dollars: float | None) -> float | None:
+    return None if dollars is None else round(dollars, 2)
 
 
 def stages_of(news: News) -> list[Object]:
@@ -175,9 +180,11 @@ def _message(news: News, shown: Object) -> str:
     parts = [news.problem]
     if news.decision is not None and not news.fatal:
         decision = news.decision
-        preempted = f"{shown['name']}: {shown['reason']}" if shown.get("state") == "preempted" else ""
+        held_up = shown.get("state") in ("preempted", "provisioning") and shown.get("reason")
         waits = [f"{stage}: {sentence}" for stage, sentence in (news.waits or {}).items()]
-        parts += [decision.reason] if decision.state in RESTS else waits or [preempted]
+        parts += (
+            [decision.reason] if decision.state in RESTS else waits or [f"{shown['name']}: {held_up}"] * bool(held_up)
+        )
     return "; ".join(part for part in parts if part)[:LONGEST_MESSAGE]
 
 

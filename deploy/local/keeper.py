@@ -98,6 +98,8 @@ class Kept:
         process = self._process
         if process is None:
             self._told.append(number)
+        elif process.returncode is not None:
+            return  # its last words are being kept: we may hold the very lock that keeping them takes
         elif number == signal.SIGUSR2:
             if self._ending:
                 return  # asked again while the stacks are being written

@@ -3,7 +3,11 @@
     python -m deploy.local.loop --run-dir RUN      what `nanocode run` does once the configuration is settled
 
 Told to leave (SIGTERM, Ctrl-C, a terminal that closes) it behaves as if the user had suspended the run, writes no such
-thing, and leaves when the last attempt on this machine has ended. A second Ctrl-C has attempts leave unsaved.
+thing, and leaves when the last attempt on this machine has ended, and slices are given back. A second Ctrl-C has
+attempts leave unsaved, a third one does not wait for slices.
+
+With slices (`provisioner: queued-resource`) the stages that need an accelerator run there, the others here. While this
+machine sleeps, slices go on for `cloud.unattended_minutes`; what has happened meanwhile is found out afterwards.
 """
 
 import argparse
@@ -14,24 +18,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from deploy.controller.actions import Close, Tell
-from deploy.controller.backend import Unreachable
+from deploy.controller.backend import Backend, Provisioner, Unreachable
 from deploy.controller.decision import Decision, State
 from deploy.controller.journal import Written
 from deploy.controller.notify import Webhook
-from deploy.controller.observed import Stage
+from deploy.controller.observed import Slice, Stage
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
 from deploy.local.backend import ZONE, LocalBackend, ThisMachine
 from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
-from nanocode.run.exits import Exit
+from nanocode.run.exits import ConfigurationError, Exit
+from nanocode.run.settling import read_settings
 from nanocode.storage.objects import StorageError, open_store
 
+if TYPE_CHECKING:
+    from deploy.provisioners.queued import QueuedResources
+
+Key = tuple[str, int]
+TIMES_TO_LEAVE_AT_ONCE = 2
+"""Told to leave more often than that, the command does so, whatever is still to be given back."""
 PATIENCE = 20
-"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on."""
+"""Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on. Told to leave
+meanwhile, it has them save and ends with them."""
 
 
 class Told:
@@ -66,10 +78,24 @@ class Told:
         os.write(self._writable, b"!")
 
 
+class Machines(Backend, Protocol):
+    """A backend that somebody sits before: what lives is waited for, and can be hurried."""
+
+    @property
+    def alive(self) -> Mapping[Key, int]:
+        """The attempts that live here or on slices of ours, by the last look; of those on slices the process is 0."""
+
+    def wait(self, seconds: float, handle: int) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def has_shown(self, stage: str, attempt: int) -> bool: ...
+
+
 class LocalJournal(RunJournal):
     """The run's journal, with the wish to leave added to what the user wants, and a line for every setback."""
 
-    def __init__(self, run: RunDirectory, backend: LocalBackend) -> None:
+    def __init__(self, run: RunDirectory, backend: Machines) -> None:
         super().__init__(run)
         self._backend = backend
         self._met: set[tuple[str, int]] = set()
@@ -110,6 +136,16 @@ class LocalJournal(RunJournal):
             decision = replace(decision, state=State.WAITING, reason="told to leave", stages=states)
         super().show(decision, at)
 
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Those that were ever asked for."""
+        return tuple(one for one in self.last.slices if not one.permanent) if self.last is not None else ()
+
+    @property
+    def held(self) -> list[Slice]:
+        """Those that may still cost something."""
+        return [one for one in self.slices if one.gone is None]
+
     def webhook(self) -> str | None:
         return self.last.policy.webhook if self.last is not None else None
 
@@ -123,9 +159,23 @@ class LocalJournal(RunJournal):
 
 
 def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> Exit:
-    """Be the run's controller until there is nothing left to do; how the command ends. Says in one line why."""
-    backend = LocalBackend(run, environment)
+    """Be the run's controller until there is nothing left to do; how the command ends. Says in one line why.
+
+    `ConfigurationError` where the slices that the settings ask for cannot be had at all.
+    """
+    here = LocalBackend(run, environment)
+    settings = read_settings(run)
+    backend: Machines = here
+    slices: QueuedResources | None = None
+    if settings.provisioner != "local":
+        from deploy.provisioners.laptop import machines  # late: cloud clients take a second to import
+
+        backend, slices = machines(
+            run, here, settings, lambda: journal.settings or settings, lambda: journal.slices, say
+        )
     journal = LocalJournal(run, backend)
+    if slices is not None:
+        slices.check(settings.controller.zones)
     with Told() as told, Webhook(journal.webhook) as webhook:
 
         def tell(news: Tell) -> None:
@@ -133,25 +183,38 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
                 say(news.text)
             webhook.send(f"nanocode {run.store.url}: {news.text}")
 
-        reconciler = Reconciler(journal, backend, ThisMachine(journal.price), tell, monotonic=time.monotonic)
+        provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
+        reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
     return _verdict(run, journal, backend, decision)
 
 
-def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: LocalBackend, told: Told) -> Decision:
+def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines, told: Told) -> Decision:
     silent = 0
     while True:
         try:
             decision, silent = reconciler.once(), 0
         except Unreachable as error:
             silent += 1
-            say(str(error))
+            if silent == 1 or not journal.held:
+                say(str(error))
             decision = None
-            if silent == PATIENCE or journal.last is None:
+            # With slices it goes on: a laptop that wakes up may be without a network for longer.
+            if (silent >= PATIENCE and not journal.held) or journal.last is None:
                 raise StorageError(str(error)) from error
+            backend.observe(())  # which asks the run directory nothing: what has ended is not waited for any more
+            if journal.leaving:  # nothing can be written down about it: it counts as preempted
+                for stage, attempt in backend.alive:
+                    backend.stop(stage, attempt)
+                if not backend.alive:
+                    raise StorageError(str(error)) from error
         assert journal.last is not None
         if decision is None or not any(isinstance(action, Close) for action in decision.actions):
-            if decision is not None and (decision.resting or (journal.leaving and not backend.alive)):
+            if decision is not None and (
+                decision.resting or (journal.leaving and not backend.alive and not journal.held)
+            ):
+                return decision
+            if decision is not None and told.times > TIMES_TO_LEAVE_AT_ONCE:
                 return decision
             backend.wait(journal.last.policy.seconds_between_looks, told.handle)
         if told.news():
@@ -160,7 +223,7 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: LocalBac
             journal.leaving = True
 
 
-def _verdict(run: RunDirectory, journal: LocalJournal, backend: LocalBackend, decision: Decision) -> Exit:
+def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decision: Decision) -> Exit:
     """How the command ends, and one line that says why, unless a stage has just said it."""
     if decision.state is State.DONE:
         return Exit.DONE
@@ -170,14 +233,17 @@ def _verdict(run: RunDirectory, journal: LocalJournal, backend: LocalBackend, de
     if decision.state is State.OVER_BUDGET:
         say(f"{decision.reason} with {again}")
         return Exit.FAILED
-    if not journal.leaving:
+    if journal.held:
+        names = ", ".join(f"{one.name} in {one.zone}" for one in journal.held)
+        say(f"{names} may still be there and cost: {again} takes it up again, and `nanocode slices` lists it")
+    elif not journal.leaving:
         say(f"{decision.reason}; {again} takes it up again")
     elif not journal.said_why:
         say("told to leave; the same command goes on from here")
     return Exit.PREEMPTED
 
 
-def _failure(run: RunDirectory, journal: LocalJournal, backend: LocalBackend, decision: Decision) -> Exit:
+def _failure(run: RunDirectory, journal: LocalJournal, backend: Machines, decision: Decision) -> Exit:
     name = next(name for name, one in decision.stages.items() if one.state is State.FAILED)
     attempts = journal.stage(name).attempts
     reason = f"stage {name}: {decision.stages[name].reason}"
@@ -207,6 +273,9 @@ def main() -> int:
     environment = dict(pair.split("=", 1) for pair in options.environment)
     try:
         return control(RunDirectory(open_store(options.run_dir)), environment)
+    except ConfigurationError as error:
+        say(str(error))
+        return Exit.CONFIGURATION
     except StorageError as error:
         say(str(error))
         return Exit.FAILED

@@ -15,11 +15,11 @@ MISSING = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 
 
 def keepers(url: str) -> dict[tuple[str, int], int]:
-    """Stage and attempt -> process, of every keeper of this run that lives."""
+    """Stage and attempt -> process, of every keeper of this run that lives; those of pods are not this machine's."""
     found: dict[tuple[str, int], int] = {}
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
-        if KEEPER in arguments and url in arguments:
+        if KEEPER in arguments and url in arguments and "--worker" not in arguments:
             with suppress(ValueError, IndexError):
                 key = (_value(arguments, "--stage"), int(_value(arguments, "--attempt")))
                 found[key] = min(process.pid, found.get(key, process.pid))  # what it has just forked looks like it

@@ -34,8 +34,10 @@ from nanocode.run.exits import ConfigurationError
 
 PRESETS = ("demo", "d3", "d6", "d12", "d20", "d24")
 ENV_PREFIX = "NANOCODE_"
+Provisioner = Literal["local", "existing", "gke", "queued-resource", "auto"]
 OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -282,9 +284,35 @@ class BaseEval(Section):
 
 class Budget(Section):
     dollars: float | None = Field(default=None, gt=0, json_schema_extra=OPERATING)
-    """The run stops cleanly before its slices cost more; None: no limit. See controller.dollars_per_slice_hour."""
+    """The run stops cleanly before it costs more; None: no limit. It needs the price of a slice: see prices.chip_hour
+    and controller.dollars_per_slice_hour."""
     dollars_per_chip_hour: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
-    """What a chip costs where you run; prices change, so none is built in."""
+    """What a chip costs where you run, for stages that are on no slice with a price; prices change, so none is built
+    in."""
+
+
+class ChipPrice(Section):
+    """Dollars per chip-hour of one kind of accelerator in one zone."""
+
+    spot: Dollars | None = None
+    on_demand: Dollars | None = None
+
+
+class Prices(Section):
+    """What you pay, in dollars. None is built in: what is not given is not known, and counts as that, not as 0."""
+
+    chip_hour: dict[str, dict[str, ChipPrice]] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Zone -> kind (`v6e`) -> `{spot: ..., on_demand: ...}`. `controller.dollars_per_slice_hour` wins over it."""
+    cluster_hour: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """The cluster's fee, counted while the run is at work; 0 where Google's free tier pays it."""
+    cpu_node_hour: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """One node for the controller and the CPU stages."""
+    cpu_nodes: int = Field(default=1, ge=0, json_schema_extra=OPERATING)
+    """How many of them are there while the run is at work."""
+    storage_gb_month: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """Of a bucket, for 2**30 bytes."""
+    egress_gb: Dollars | None = Field(default=None, json_schema_extra=OPERATING)
+    """From one region to another, for 2**30 bytes."""
 
 
 class Controller(Section):
@@ -323,13 +351,50 @@ class Controller(Section):
     """How long a zone is left alone that had no slice, or no quota for one, or answered what we do not understand."""
     zones: tuple[str, ...] = Field(default=(), json_schema_extra=OPERATING)
     """Where slices may come from, best first."""
-    dollars_per_slice_hour: dict[str, float] = Field(default_factory=dict, json_schema_extra=OPERATING)
-    """Zone -> price of a slice there; of this machine while an accelerator stage runs on it, as `local`. It is what
-    the budget is held against."""
+    dollars_per_slice_hour: dict[str, Dollars] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Zone -> price of a whole slice there; it wins over `prices`. `pool`: nodes that are there anyway, `local`: this
+    machine while an accelerator stage runs on it."""
     warn_share: float = Field(default=0.8, gt=0, le=1, json_schema_extra=OPERATING)
     """Share of the budget at which you are warned."""
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
     """URL that is sent a JSON POST (`{"text": ...}`, as Slack takes it) on done, failed, stalled and budget warning."""
+
+
+class Cloud(Section):
+    """Slices that are asked for, and what they are. All of it is read live; where they may be is `controller.zones`."""
+
+    project: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Google Cloud project that slices are asked for in; None: the one that the credentials name."""
+    accelerator_type: str = Field(default="v6e-8", pattern="^v[0-9a-z]+-[0-9]+$", json_schema_extra=OPERATING)
+    """As the Cloud TPU API names it: generation and chips."""
+    topology: str = Field(default="2x4", pattern="^[0-9]+(x[0-9]+)+$", json_schema_extra=OPERATING)
+    machine_type: str = Field(default="ct6e-standard-8t", json_schema_extra=OPERATING)
+    """Of a node pool: 2x4 on ct6e-standard-8t is one host, on ct6e-standard-4t it is two."""
+    spot: bool = Field(default=True, json_schema_extra=OPERATING)
+    runtime_version: str = Field(default="v2-alpha-tpuv6e", json_schema_extra=OPERATING)
+    """Software of a TPU VM: it has to have docker."""
+    image: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Of the stages, by digest (`REGISTRY/jobs@sha256:...`): what a TPU VM pulls."""
+    service_account: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """E-mail address of the one that slices run as; None: the project's default, which may do far too much."""
+    network: str | None = Field(default=None, json_schema_extra=OPERATING)
+    subnetwork: str | None = Field(default=None, json_schema_extra=OPERATING)
+    external_ips: bool = Field(default=False, json_schema_extra=OPERATING)
+    """Without them the subnetwork needs Private Google Access to reach bucket and registry."""
+    secrets: dict[str, str] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
+    queue_minutes: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
+    """For which a request waits in the queue of a zone that has no machines, before the next zone is asked."""
+    unattended_minutes: float = Field(default=60.0, gt=0, json_schema_extra=OPERATING)
+    """For which a TPU VM goes on without a controller, as while a laptop sleeps: then it saves and deletes itself."""
+    cluster: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """GKE cluster that node pools are made in."""
+    cluster_location: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Region or zone of its control plane."""
+    owner: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Who pays, as a label on all that is made; None: whoever is logged in where the controller runs."""
+    expiry_hours: float = Field(default=24.0, gt=0, json_schema_extra=OPERATING)
+    """From a slice's creation until its label says that anybody may delete it."""
 
 
 class Settings(BaseSettings):
@@ -353,7 +418,11 @@ class Settings(BaseSettings):
     preference: Preference
     agent_eval: AgentEval = AgentEval()
     budget: Budget = Budget()
+    prices: Prices = Prices()
     controller: Controller = Controller()
+    provisioner: Provisioner = Field(default="local", json_schema_extra=OPERATING)
+    """Where accelerator stages run: on this machine, on machines that are there anyway, or on slices asked for."""
+    cloud: Cloud = Cloud()
 
     @classmethod
     def settings_customise_sources(

@@ -30,6 +30,14 @@ def exposition(found: dict[str, Any]) -> str:
 
     gauge("run_state", "1 for the state the run is in", "state").labels(run, found["state"]).set(1)
     gauge("run_spent_dollars", "Cost of the run so far").labels(run).set(found["spent_dollars"])
+    if found["forecast_dollars"] is not None:
+        gauge("run_forecast_dollars", "Cost of the run by its end, at the current goodput").labels(run).set(
+            found["forecast_dollars"]
+        )
+    by_slice = gauge("slice_dollars", "Cost of a slice so far", "slice", "zone")
+    for one in found["slices"]:
+        if one["dollars"] is not None:
+            by_slice.labels(run, one["name"], one["zone"]).set(one["dollars"])
     state = gauge("stage_state", "1 for the state the stage is in", "stage", "state")
     seconds = gauge("stage_wall_seconds", "Wall-clock time by what it went into", "stage", "kind")
     numbers = {key: gauge(f"stage_{key}", meaning, "stage") for key, meaning in BY_STAGE.items()}

@@ -33,6 +33,10 @@ PHASES = {
 """Phase of a job -> kind; any other is OTHER."""
 
 
+NO_TIME = (Kind.IDLE, Kind.PROVISIONING)
+"""Without a machine."""
+
+
 @dataclass(frozen=True)
 class Life:
     """One attempt, as its claim, its ending and its segments (events and metrics) tell it."""
@@ -86,6 +90,13 @@ class Ledger:
     def goodput_with_a_slice(self) -> float | None:
         """The same, of the time in which nobody waited for a slice."""
         return self._share(excluding=(Kind.PROVISIONING,))
+
+    @property
+    def seconds_at_work(self) -> float:
+        """On a machine, from the first productive instant on: what the first start took is paid once."""
+        begin = next((one.begin for one in self.spans if one.kind is Kind.PRODUCTIVE), None)
+        counted = [one for one in self.spans if begin is not None and one.begin >= begin and one.kind not in NO_TIME]
+        return sum(one.end - one.begin for one in counted) / 1e6
 
     def _share(self, excluding: tuple[Kind, ...]) -> float | None:
         found = self.microseconds

@@ -63,14 +63,18 @@ def _at(run: RunDirectory, name: str) -> float | None:
 
 
 def _life(run: RunDirectory, claim: Claim, now: float | None) -> Life:
-    records = tuple(_records(run, claim))
+    return Life(claim.attempt, claim.claimed.timestamp(), ended(run, claim, now), tuple(_records(run, claim)))
+
+
+def ended(run: RunDirectory, claim: Claim, now: float | None) -> float | None:
+    """When an attempt ended; None while it seems alive. Without `now`, nobody is."""
     there = run.store.children(run.attempt_folder(claim.stage, claim.attempt))
     code = recorded(run, claim.stage, claim.attempt, ExitRecord) if "EXIT.json" in there else None
     end = recorded(run, claim.stage, claim.attempt, End) if "END.json" in there else None
-    ended = min((fact.at for fact in (code, end) if fact is not None), default=None)
-    if ended is None and (now is None or not seems_alive(claim, last_sign(run, claim), now)):
-        ended = last_sign(run, claim)
-    return Life(claim.attempt, claim.claimed.timestamp(), ended, records)
+    at = min((fact.at for fact in (code, end) if fact is not None), default=None)
+    if at is None and (now is None or not seems_alive(claim, last_sign(run, claim), now)):
+        at = last_sign(run, claim)
+    return at
 
 
 def _records(run: RunDirectory, claim: Claim) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """What the run directory says about each stage: `nanocode status`, and the status of a TrainingRun.
 
-States are the controller's where it wrote them a moment ago, or where it rests for good; else what the directory shows.
+States are the controller's where it wrote them a moment ago, or where it rests until somebody begins something; else
+what the user wants, where that is to stop, and what the directory shows.
 """
 
 import json
@@ -13,26 +14,27 @@ from nanocode.config.settings import Settings
 from nanocode.run.attempts import Ending
 from nanocode.run.digests import digests_beside
 from nanocode.run.directory import Claim, Marker, RunDirectory
-from nanocode.run.goodput import Ledger
+from nanocode.run.goodput import NO_TIME, Ledger
 from nanocode.run.graph import STAGES, order
 from nanocode.run.history import ending, stage_ledger
 from nanocode.run.intent import latest_intent
 from nanocode.run.liveness import last_sign, seems_alive
+from nanocode.run.money import money
 from nanocode.run.segments import newest_first
 from nanocode.run.settling import read_settings
-from nanocode.run.spans import Kind
 from nanocode.storage.objects import NotFound, Store, open_store
 from nanocode.storage.snapshot import Snapshot
 
 FRESH_SECONDS = 30.0
 """The controller writes its status every 10 s."""
-RESTING = ("failed", "suspended", "cancelled", "over budget")
+RESTING = ("failed", "over budget")
 """States in which a controller may end: they hold until something is begun."""
+WISHED = {"suspend": "suspended", "cancel": "cancelled"}
+"""What the user wants -> the state of a run that does nothing else."""
 RECENT_SEGMENTS = 4
 """Of 10 s each: what the speed is taken from."""
 READ = re.compile(r"[^/]+/DONE\.json|[^/]+/attempts/\d+/((claim|EXIT|END)\.json|(events|metrics)/.+)|slices/.+")
 """Names of what nearly every look reads, so it may be read at once."""
-NO_TIME = (Kind.IDLE, Kind.PROVISIONING)
 
 KEYS = (
     "attempt", "step", "steps", "unit", "loss", "tokens_per_second", "mfu", "goodput", "reason", "eta_seconds",
@@ -45,28 +47,32 @@ class Status:
     def __init__(self, location: str) -> None:
         self._snapshot = Snapshot(open_store(location))
         self.run = RunDirectory(cast(Store, self._snapshot))
+        self._ledgers: dict[str, Ledger] = {}
 
     def read(self) -> dict[str, Any]:
         """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
         self._snapshot.look(lambda name: READ.fullmatch(name) is not None)
         now, settings = time.time(), read_settings(self.run)
-        digests = digests_beside(settings, self.run.marker, latest_intent(self.run).again)
+        intent = latest_intent(self.run)
+        digests = digests_beside(settings, self.run.marker, intent.again)
         told = self._controller()
-        fresh = 0 <= now - told["at"] < FRESH_SECONDS
+        fresh = abs(now - told["at"]) < FRESH_SECONDS  # its clock may be ahead of ours
         stages = [self._stage(name, digests[name], settings, now, told if fresh else None) for name in order()]
         states = {stage["state"] for stage in stages}
         state = "done" if states == {"done"} else "running" if "running" in states else "unfinished"
         reason = None
         if fresh and state != "done":
             state, reason = told["state"], told["reason"]
+        elif state == "unfinished" and intent.want in WISHED:
+            state, reason = WISHED[intent.want], f"the user {WISHED[intent.want]} the run"
         elif state == "unfinished" and told["state"] in RESTING and not self._begun_since(told["at"]):
             state, reason = told["state"], told["reason"]
             for stage in stages:
                 self._rest(stage, told)
-        # Where slices have no price, chips may.
-        spent = told["spent_dollars"] or sum(stage["cost_dollars"] for stage in stages)
+        said = [told["spent_dollars"]] if fresh else [0.0, told["spent_dollars"]]
         found = {"run": self.run.store.url, "state": state, "reason": reason or None}
-        return {**found, "spent_dollars": spent, "stages": stages}
+        costs = money(self.run, settings, stages, self._ledgers, self._chips, said, now)
+        return {**found, **costs, "stages": stages}
 
     def _controller(self) -> dict[str, Any]:
         """What the controller wrote last."""
@@ -104,7 +110,7 @@ class Status:
                 found["step"] = found["steps"]
             for key in ("loss", "tokens_per_second", "mfu"):
                 found[key] = current.metrics.get(key) if found[key] is None else found[key]
-        spent = stage_ledger(self.run, name, digest, current, now)
+        spent = self._ledgers[name] = stage_ledger(self.run, name, digest, current, now)
         endings = [ending(self.run, claim) for claim in attempts]
         return {
             "name": name,
@@ -176,11 +182,14 @@ class Status:
         """Of a training stage that is under way, where a chip has a price: until its marker says it."""
         if not found["attempt"] or not settings.budget.dollars_per_chip_hour:
             return 0.0
-        segments = newest_first(self.run.store, name, "events", found["attempt"], host=None)
-        events = (one for part in segments for one in part)
-        chips = next((one["devices"] for one in events if one.get("kind") == "resumed"), 0)
         seconds = sum(took for kind, took in spent.seconds.items() if kind not in NO_TIME)
-        return chips * seconds / 3600 * settings.budget.dollars_per_chip_hour
+        return self._chips(name, found["attempt"]) * seconds / 3600 * settings.budget.dollars_per_chip_hour
+
+    def _chips(self, name: str, attempt: int) -> int:
+        """That an attempt at training has; 0 where it has not said."""
+        segments = newest_first(self.run.store, name, "events", attempt, host=None)
+        events = (one for part in segments for one in part)
+        return next((int(one["devices"]) for one in events if one.get("kind") == "resumed"), 0)
 
 
 def _left(points: list[tuple[float, float]], done: float | None, total: float | None) -> float | None:

@@ -56,7 +56,7 @@ EXPLAINED = {
     r"so_far \+ needed < budget.dollars  ->  ": "it differs at one amount only",
     r"stage.digest\[:4\]": "a key that only has to be another one for other digests",
     r"or 0\.0  ->  .*(1\.0|`0\.0`)": "there is a time, and none is in January 1970",
-    r"code < 1": "0 is dealt with above",
+    r"code <= 0|code < 1": "0 is dealt with above",
     r"for one in slices if not one.permanent": "permanent slices have neither trouble nor a zone of ours",
     r"reads_what_is_there or .*  ->  without `not": "whoever reads what nobody asked for is out of reach already",
 }

@@ -146,11 +146,15 @@ def test_the_trainer_may_do_nothing_in_the_api_and_the_controller_nothing_outsid
             assert not {"secrets", "roles", "pods/exec"} & set(rule["resources"])
 
 
-def test_the_controllers_permissions_are_those_that_helm_test_asks_about() -> None:
-    needed = pytest.importorskip("deploy.kubernetes.check").NEEDED
+@pytest.mark.parametrize("provisioner", ["existing", "gke"])
+def test_the_controllers_permissions_are_those_that_helm_test_asks_about(provisioner: str) -> None:
+    check = pytest.importorskip("deploy.kubernetes.check")
+    needed = (*check.NEEDED, *check.NEEDED_BY.get(provisioner, ()))
     asked = {(group, f"{kind}/{part}" if part else kind, verb) for group, kind, part, verbs in needed for verb in verbs}
     roles = [
-        each for each in render() if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] != "mine-end"
+        each
+        for each in render({"provisioner": provisioner})
+        if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] != "mine-end"
     ]
     rules = [rule for role in roles for rule in role["rules"]]
     granted = {
@@ -186,6 +190,16 @@ def test_settings_arrive_as_they_were_given_with_their_types() -> None:
     found = one(render({"settings": settings}, files=["demo"]), "TrainingRun")["spec"]["settings"]
     assert found == settings
     assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in settings.items()}
+
+
+@pytest.mark.parametrize(("provisioner", "asked"), [("existing", False), ("gke", True)])
+def test_slices_are_asked_for_as_the_pods_select_them(provisioner: str, asked: bool) -> None:
+    files, given = ["d24", "v6e-16"], {"seed": 7, "cloud.owner": "ada"}
+    found = one(render({"provisioner": provisioner, "spot": False, "settings": given}, files), "TrainingRun")
+    slice = {"cloud.machine_type": "ct6e-standard-4t", "cloud.topology": "4x4", "cloud.spot": False}
+    settings = found["spec"]["settings"]
+    assert settings.items() >= (given | (slice if asked else {})).items()
+    assert asked or not slice.keys() & settings.keys()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.exposition import exposition
+from nanocode.run.intent import change_intent
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
@@ -172,6 +173,20 @@ def test_what_a_controller_wrote_long_ago_counts_only_where_it_rests(run: RunDir
     assert pretrain(run)["state"] == "running", "somebody began again"
 
 
+def test_a_run_that_the_user_stopped_says_so_without_a_controller_until_it_is_resumed(run: RunDirectory) -> None:
+    for want, state in (("suspend", "suspended"), ("cancel", "cancelled")):
+        change_intent(run, want=want)
+        assert status.read(run.store.url)["state"] == state
+    controller_says(run, 600, "suspended", pretrain="suspended")
+    change_intent(run, want="run")
+    assert (status.read(run.store.url)["state"], pretrain(run)["state"]) == ("unfinished", "waiting")
+
+
+def test_a_controller_whose_clock_is_ahead_is_heard(run: RunDirectory) -> None:
+    controller_says(run, -5, "provisioning", pretrain="provisioning")
+    assert pretrain(run)["state"] == "provisioning"
+
+
 def test_the_documented_keys_are_there(run: RunDirectory) -> None:
     found = status.read(run.store.url)
     assert {"run", "state", "stages"} <= set(found)
@@ -213,3 +228,46 @@ def test_a_look_at_a_long_run_takes_well_under_a_second(run: RunDirectory) -> No
     began = time.process_time()
     status.read(run.store.url)
     assert time.process_time() - began < 1.0, "0.15 s where this was written"
+
+
+def on_a_slice(run: RunDirectory, hours: float, steps: int) -> None:
+    """A slice of $6 an hour for so long, and an attempt that has worked on it all the time."""
+    now = time.time()
+    begin = now - hours * 3600
+    for fact, values in {"REQUEST": {"zone": "east", "dollars_per_hour": 6.0}, "ready": {}}.items():
+        run.store.create(f"slices/slice-1/{fact}.json", json.dumps({**values, "at": begin}).encode())
+    claim = run.claim_number("pretrain", 1, digest(run), HELD_BY_NOBODY, "slice-1")
+    early = claim.model_copy(update={"claimed": datetime.fromtimestamp(begin, UTC)})
+    run.store.write("pretrain/attempts/1/claim.json", early.model_dump_json().encode())
+    took = timed(now - 1, steps, hours * 3600)
+    write(run, "pretrain", "metrics", {**took, "steps_timed": steps}, {"kind": "step", "step": steps - 1, "loss": 2.0})
+
+
+def test_the_forecast_is_what_as_many_tokens_have_cost(run: RunDirectory) -> None:
+    settings = read_settings(run)
+    on_a_slice(run, 2.0, settings.pretrain_steps // 2)
+    found = status.read(run.store.url)
+    assert found["spent_dollars"] == pytest.approx(12.0, rel=0.01)
+    tokens = {
+        "pretrain": settings.pretrain_steps * settings.pretrain.batch_tokens,
+        "sft": settings.sft.steps * settings.sft.batch_tokens,
+        "preference": settings.preference.steps * settings.preference.batch_tokens,
+    }
+    by_tokens = 24.0 * sum(tokens.values()) / tokens["pretrain"]
+    assert found["forecast_dollars"] == pytest.approx(by_tokens, rel=0.02)
+    assert found["forecast_without"] == ["base-eval", "agent-eval"]
+    assert [(one["name"], one["zone"], one["costs"]) for one in found["slices"]] == [("slice-1", "east", True)]
+    shown = table(found, 160)
+    assert f"$12.00 spent, about ${found['forecast_dollars']:.2f} by the end without base-eval and agent-eval" in shown
+    samples = {one.name: one for f in text_string_to_metric_families(exposition(found)) for one in f.samples}
+    assert samples["nanocode_run_forecast_dollars"].value == pytest.approx(found["forecast_dollars"])
+    assert samples["nanocode_slice_dollars"].labels["slice"] == "slice-1"
+
+
+def test_without_a_price_there_is_no_forecast_and_the_zone_is_named(run: RunDirectory) -> None:
+    on_a_slice(run, 2.0, 700)
+    run.store.write("slices/slice-1/REQUEST.json", json.dumps({"zone": "east", "at": time.time() - 7200}).encode())
+    found = status.read(run.store.url)
+    assert (found["forecast_dollars"], found["unpriced_zones"]) == (None, ["east"])
+    assert "nobody has said what slices in east cost" in table(found, 160)
+    assert "nanocode_run_forecast_dollars" not in exposition(found)

@@ -365,6 +365,18 @@ SLICES = {
         world(ASKS, slices=(slice_(1, ready=None, usable=True),)),
         [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready")],
     ),
+    "when it came is what the cloud says": (
+        world(ASKS, slices=(slice_(1, ready=None, usable=True, since=NOW - 42),), looked=NOW - 5),
+        [Begin("a", 1, DIGEST, "slice-1"), Note("slice-1", "ready", at=NOW - 42)],
+    ),
+    "a slice that came and went between two looks has cost something": (
+        world(BUSY, slices=(slice_(2, ready=None, released=NOW - 9, since=NOW - 6),)),
+        [Note("slice-2", "ready", at=NOW - 6), Release("slice-2", "it is not needed")],
+    ),
+    "when it went is what the cloud says": (
+        world(BUSY, slices=(slice_(1, present=False, usable=False, until=NOW - 33),)),
+        [Note("slice-1", "gone", at=NOW - 33)],
+    ),
     "a slice that we read nothing of is left alone": (
         world(BUSY, slices=(slice_(1), Slice("slice-2", "east", usable=True))),
         [],
@@ -377,6 +389,50 @@ SLICES = {
     "a slice that was taken away is given back": (
         world(BUSY, slices=(slice_(1, trouble=Trouble.PREEMPTED, usable=False),)),
         [Note("slice-1", "preempted"), Release("slice-1", "preempted")],
+    ),
+    "a slice that an autoscaler fills is used before its machines are there, and has not come yet": (
+        world(ASKS, slices=(slice_(1, ready=None, usable=True, machines=False),)),
+        [Begin("a", 1, DIGEST, "slice-1")],
+    ),
+    "a slice whose machines are there costs from then on, and is used once they are ready": (
+        world(ASKS, slices=(slice_(1, ready=None, machines=True),)),
+        [Note("slice-1", "ready")],
+    ),
+    "a slice whose machines are never ready is given back": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=61 * MINUTE, machines=True, usable=False),),
+        ),
+        [Release("slice-1", "its machines were not ready within 60 minutes")],
+    ),
+    "what a slice came to is written down in words": (
+        world(ASKS, slices=(slice_(1, ready=None, trouble=Trouble.QUOTA, reason="ask for more"),)),
+        [Note("slice-1", "quota", "ask for more"), Release("slice-1", "quota: ask for more")],
+    ),
+    "an attempt that waits for a slice that has come to nothing leaves": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=None, trouble=Trouble.STOCKOUT),),
+        ),
+        [
+            Leave("a", 1, "slice-1 came to nothing, stockout"),
+            Note("slice-1", "stockout"),
+            Release("slice-1", "stockout"),
+        ],
+    ),
+    "an attempt that waits for a slice that is given back leaves": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, released=NOW - 9, gone=NOW - 5, present=False, usable=False),),
+        ),
+        [Leave("a", 1, "slice-1 is given back")],
+    ),
+    "an attempt that waits for its machine on a slice that may bring it goes on waiting": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=None, usable=True, machines=False),),
+        ),
+        [],
     ),
     "a released slice is given back until it is gone": (
         world(BUSY, slices=(slice_(1), slice_(2, released=NOW - 9))),
@@ -484,9 +540,12 @@ def test_a_stage_waits_for_a_zone_that_may_have_a_slice() -> None:
     assert decided(world(ASKS, slices=()), nowhere).stages["a"].state is State.WAITING
 
 
-def test_a_zone_without_a_price_is_free() -> None:
+def test_a_zone_whose_price_nobody_has_said_is_asked_where_there_is_no_budget() -> None:
     policy = POLICY.model_copy(update={"zones": ("south",)})
-    assert acts(world(ASKS, slices=()), policy) == [Request("slice-1", "south", 0.0)]
+    assert acts(world(ASKS, slices=()), policy) == [Request("slice-1", "south", None)]
+    refused = decided(world(ASKS, slices=()), policy, budget=40.0)
+    assert (refused.state, refused.resting) == (State.OVER_BUDGET, True)
+    assert "a slice in south" in refused.reason
 
 
 # -- money -------------------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def test_the_cheapest_zone_comes_first_and_the_users_order_decides_between_equal
 
 def test_a_zone_that_took_slices_away_lately_comes_later() -> None:
     assert zones(lost_slice(1, "east", 5 * MINUTE)) == ["west", "north", "east"]
-    assert zones(lost_slice(1, "east", 31 * MINUTE)) == ["east", "west", "north"]
+    assert zones(lost_slice(1, "east", 29.9 * MINUTE)) == ["west", "north", "east"]
+    assert zones(lost_slice(1, "east", 30.1 * MINUTE)) == ["east", "west", "north"]
     twice = [lost_slice(1, "east", MINUTE), lost_slice(2, "east", MINUTE), lost_slice(3, "west", MINUTE)]
     assert zones(*twice) == ["north", "west", "east"]
     preempted = slice_(1, "east", trouble=Trouble.PREEMPTED, released=NOW - MINUTE)
@@ -179,6 +180,14 @@ def test_a_zone_where_we_may_do_nothing_is_left_alone_for_longer() -> None:
     assert zones(refused(1, "east", Trouble.PERMISSION, 61 * MINUTE)) == ["east", "west", "north"]
 
 
+def test_a_slice_that_was_taken_away_costs_nothing_while_its_remains_are_cleared_away() -> None:
+    taken = {"trouble": Trouble.PREEMPTED, "released": NOW - 30 * MINUTE}
+    one = slice_(1, "east", ready=60 * MINUTE, **taken)
+    assert policies.spent(world(slices=(one,))) == pytest.approx(2.0)
+    given_back = slice_(1, "east", ready=60 * MINUTE, released=NOW - 30 * MINUTE)
+    assert policies.spent(world(slices=(given_back,))) == pytest.approx(4.0)
+
+
 def test_slices_cost_from_when_they_came_until_they_are_gone() -> None:
     hour = 60 * MINUTE
     going = slice_(1, "east", ready=hour)
@@ -214,6 +223,71 @@ def test_with_nothing_held_a_new_slice_has_to_be_worth_its_start() -> None:
     )
 
 
+def test_the_bill_is_by_slice() -> None:
+    hour = 60 * MINUTE
+    back = slice_(2, "north", ready=2 * hour, gone=NOW - hour, present=False)
+    bill = policies.bill(world(slices=(slice_(1, "east", ready=hour / 2), back, HERE)))
+    assert bill == pytest.approx({"slice-1": 2.0, "slice-2": 8.0, HERE.name: 0.0})
+
+
+def test_a_slice_costs_nothing_from_when_the_cloud_says_that_it_went() -> None:
+    taken = slice_(1, "east", ready=60 * MINUTE, until=NOW - 30 * MINUTE, trouble=Trouble.PREEMPTED)
+    assert policies.spent(world(slices=(taken,))) == pytest.approx(2.0)
+
+
+def test_cluster_and_nodes_cost_while_the_run_is_at_work_and_once() -> None:
+    hour = 60 * MINUTE
+    early = cpu("a", over(1, Ending.DONE, ago=5 * hour))
+    side_by_side = [cpu("b", attempt(1, ago=hour)), cpu("c", attempt(1, ago=hour / 2))]
+    seen = world(early, *side_by_side, slices=(), dollars_per_hour_at_work=3.0)
+    assert policies.spent(seen) == pytest.approx(3.0 * (1 + 10 / 3600))
+
+
+def test_when_a_slice_came_is_what_the_cloud_says_or_else_when_it_could_have_been_seen() -> None:
+    policy = POLICY.model_copy(update={"seconds_between_looks": 15.0})
+    coming = slice_(1, ready=None, requested=NOW - 600)
+    assert policies.came(replace(coming, since=NOW - 17), world(looked=NOW - 15), policy) == NOW - 17
+    assert policies.came(coming, world(looked=NOW - 15), policy) is None, "now"
+    assert policies.came(coming, world(looked=NOW - 300), policy) == NOW - 285, "nobody looked for five minutes"
+    assert policies.came(coming, world(looked=NOW - 900), policy) == NOW - 600, "not before it was asked for"
+    assert policies.came(coming, world(looked=NOW + 90), policy) is None, "a clock was set back"
+    assert policies.came(coming, world(), policy) is None
+
+
+UNPRICED = Controller(zones=("east", "west"), dollars_per_slice_hour={"west": 9.0})
+
+
+def test_a_zone_without_a_price_is_asked_last() -> None:
+    assert policies.zones((), UNPRICED, NOW) == ["west", "east"]
+
+
+def test_a_budget_is_refused_where_nobody_has_said_a_price() -> None:
+    seen = world(accelerator("a"), slices=())
+    assert policies.over_budget(seen, UNPRICED, Budget()) == ""
+    refusal = policies.over_budget(seen, UNPRICED, Budget(dollars=40))
+    assert "a slice in east costs" in refusal
+    assert "prices.chip_hour" in refusal
+    assert policies.over_budget(world(cpu("a"), slices=()), UNPRICED, Budget(dollars=40)) == ""
+    there = world(accelerator("a"), slices=(replace(HERE, dollars_per_hour=2.0),))
+    assert policies.over_budget(there, UNPRICED, Budget(dollars=40)) == "", "nobody is asked for a slice"
+    nobody_knows = world(accelerator("a"), slices=(replace(HERE, zone="pool", dollars_per_hour=None),))
+    assert "a slice in pool" in policies.over_budget(nobody_knows, POLICY, Budget(dollars=40))
+
+
+def test_a_slice_that_came_at_an_unknown_price_stops_a_run_with_a_budget() -> None:
+    seen = world(accelerator("a"), slices=(slice_(1, "north", dollars_per_hour=None),))
+    assert "a slice in north" in policies.over_budget(seen, POLICY, Budget(dollars=40))
+
+
+def test_a_permanent_slice_in_use_keeps_back_what_stopping_costs() -> None:
+    pool = replace(HERE, dollars_per_hour=6.0)
+    stage = accelerator("a", attempt(1, ago=60 * MINUTE, slice=HERE.name))
+    stopping = policies.cost_of_stopping([6.0], POLICY)
+    seen = world(stage, slices=(pool,))
+    assert policies.over_budget(seen, POLICY, Budget(dollars=6.0 + stopping + 0.01)) == ""
+    assert policies.over_budget(seen, POLICY, Budget(dollars=6.0 + stopping - 0.01)) != ""
+
+
 def test_what_is_held_and_of_use() -> None:
     assert policies.held(slice_(1))
     assert not policies.held(slice_(1, released=NOW))
@@ -232,3 +306,10 @@ def test_a_slice_is_idle_since_it_came_or_since_its_last_attempt_ended() -> None
     stage = accelerator("a", over(1, P, ago=120, slice="slice-1"), over(2, P, ago=7, slice="slice-2"))
     assert policies.idle_seconds(one, [stage], NOW) == 120
     assert policies.idle_seconds(one, [stage, accelerator("b", attempt(1, slice="slice-1"))], NOW) == 120
+
+
+def test_the_newest_slice_that_came_to_nothing_says_why() -> None:
+    old = slice_(1, "east", requested=NOW - 99, trouble=Trouble.QUOTA, reason="no quota")
+    new = slice_(2, "west", requested=NOW - 9, trouble=Trouble.STOCKOUT, reason="nothing there")
+    assert policies.last_reason((new, old, slice_(3))) == "nothing there"
+    assert policies.last_reason((slice_(3),)) == ""

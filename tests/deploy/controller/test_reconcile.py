@@ -44,7 +44,9 @@ class NoSlices:
 @pytest.fixture
 def journal(tmp_path: Path) -> RunJournal:
     run = RunDirectory(LocalStore(tmp_path / "run"))
-    run.add_config(load("demo", ["corpus.sources=" + str(tmp_path)], environment={}).to_yaml())
+    run.add_config(
+        load("demo", [f"corpus.sources={tmp_path}", "controller.seconds_between_looks=10"], environment={}).to_yaml()
+    )
     return RunJournal(run)
 
 
@@ -74,3 +76,60 @@ def test_a_process_whose_attempt_has_ended_is_killed_at_once(journal: RunJournal
     journal.end(*KEY, End(ending=Ending.FAILED, reason="", at=1.0, progress=0))
     Reconciler(journal, machine, NoSlices(), lambda tell: None).once()
     assert machine.killed == [KEY]
+
+
+class OneSlice(NoSlices):
+    """Shows one slice; a test says what it is like."""
+
+    def __init__(self) -> None:
+        self.shown: Slice | None = None
+
+    def observe(self) -> dict[str, Slice]:
+        return {} if self.shown is None else {self.shown.name: self.shown}
+
+
+def controller_of_one_slice(journal: RunJournal, provisioner: OneSlice, now: list[float]) -> Reconciler:
+    return Reconciler(journal, Idle(), provisioner, lambda tell: None, clock=lambda: now[0])
+
+
+class Idle(Machine):
+    def observe(self, live: Sequence[tuple[str, int]] = ()) -> dict[tuple[str, int], Seen]:
+        return {}
+
+
+def life_of(journal: RunJournal, provisioner: OneSlice, now: list[float], told: bool) -> tuple[float, float]:
+    """A slice is there from 1003 to 2004, and somebody looks every 10 s: what is written of it."""
+    journal.request("slice-1", "east", 4.0, 900.0)
+    controller = controller_of_one_slice(journal, provisioner, now)
+    for now[0] in range(900, 2100, 10):
+        there = 1003 <= now[0] < 2004
+        if there:
+            provisioner.shown = Slice("slice-1", "east", usable=True, since=1003.0 if told else None)
+        elif told and now[0] >= 2004:
+            provisioner.shown = Slice("slice-1", "east", present=False, since=1003.0, until=2004.0)
+        else:
+            provisioner.shown = Slice("slice-1", "east") if now[0] < 1003 else None
+        controller.once()
+    (one,) = journal.read().slices
+    assert one.ready is not None
+    assert one.gone is not None
+    return one.ready, one.gone
+
+
+def test_what_the_cloud_tells_of_a_slice_is_written_exactly(journal: RunJournal) -> None:
+    assert life_of(journal, OneSlice(), [0.0], told=True) == (1003.0, 2004.0)
+
+
+def test_what_it_does_not_tell_is_seen_a_look_late_at_both_ends(journal: RunJournal) -> None:
+    assert life_of(journal, OneSlice(), [0.0], told=False) == (1010.0, 2010.0)
+
+
+def test_a_new_controller_knows_when_the_one_before_it_looked(journal: RunJournal, tmp_path: Path) -> None:
+    provisioner, now = OneSlice(), [1000.0]
+    journal.request("slice-1", "east", 4.0, 900.0)
+    provisioner.shown = Slice("slice-1", "east")
+    controller_of_one_slice(journal, provisioner, now).once()
+    provisioner.shown, now[0] = Slice("slice-1", "east", usable=True), 1030.0
+    again = RunJournal(RunDirectory(LocalStore(tmp_path / "run")))
+    controller_of_one_slice(again, provisioner, now).once()
+    assert again.read().slices[0].ready == 1010.0, "it may have come as soon as nobody looked any more"

@@ -164,12 +164,13 @@ def test_the_life_of_a_slice_is_written_once(run: RunDirectory) -> None:
     second.note("slice-1", "ready", NOW + 99)
     (one,) = second.read().slices
     assert (one.zone, one.dollars_per_hour, one.requested, one.ready) == ("east", 4.0, NOW, NOW + 60)
-    second.note("slice-1", "preempted", NOW + 100)
+    second.note("slice-1", "preempted", NOW + 100, "its node is gone")
     second.note("slice-1", "released", NOW + 101)
     first.note("slice-1", "gone", NOW + 102)
     for journal in (first, second, RunJournal(run)):
         (one,) = journal.read().slices
         assert (one.trouble, one.released, one.gone) == (Trouble.PREEMPTED, NOW + 101, NOW + 102)
+        assert one.reason == "its node is gone"
 
 
 def test_the_user_is_told_once(run: RunDirectory) -> None:

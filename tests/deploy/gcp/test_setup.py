@@ -60,6 +60,27 @@ def test_the_trainer_may_use_objects_of_the_bucket_and_no_more(cloud: Cloud) -> 
     assert "buckets" in grants[0]  # the bucket's policy, not the project's
 
 
+def test_a_controller_that_makes_node_pools_may_do_that_and_no_more(cloud: Cloud) -> None:
+    cloud.answer("describe", code=1)
+    cloud.env["PROVISIONER"] = "gke"
+    cloud.run("setup")
+    asked = cloud.asked()
+    (role,) = [argv for argv in creations(asked) if "roles" in argv]
+    (permissions,) = [word for word in role if word.startswith("--permissions=")]
+    assert permissions.removeprefix("--permissions=").split(",") == [
+        "container.clusters.get",
+        "container.clusters.update",
+        "container.operations.get",
+        "container.operations.list",
+    ]
+    controller = "--member=serviceAccount:nanocode-controller@my-project.iam.gserviceaccount.com"
+    grants = [argv for argv in asked if controller in argv]
+    assert [argv for argv in grants if "--role=projects/my-project/roles/nanocodeNodePools" in argv]
+    (acts,) = [argv for argv in grants if "--role=roles/iam.serviceAccountUser" in argv]
+    assert "nanocode-nodes@my-project.iam.gserviceaccount.com" in acts, "on that account, not on the project"
+    assert not [argv for argv in creations(asked) if "node-pools" in argv and "ct6e" in " ".join(argv)]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

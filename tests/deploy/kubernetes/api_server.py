@@ -58,12 +58,12 @@ class ApiServer:
 
     def _list(self, resource: str, name: str, query: dict[str, str], body: Any, part: str) -> tuple[int, Object]:
         labels = dict(pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair)
-        wanted = query.get("fieldSelector", "").removeprefix("metadata.name=")
+        fields = dict(pair.split("=", 1) for pair in query.get("fieldSelector", "").split(",") if pair)
         found = [
             one
-            for (kind, its_name), one in sorted(self.objects.items())
+            for (kind, _), one in sorted(self.objects.items())
             if kind == resource and labels.items() <= (one["metadata"].get("labels") or {}).items()
-            if not wanted or its_name == wanted
+            if all(_field(one, path) == value for path, value in fields.items())
         ]
         first, size = int(query.get("continue", 0)), int(query.get("limit", 1000))
         more = {"continue": str(first + size)} if first + size < len(found) else {}
@@ -142,6 +142,13 @@ def _target(path: str) -> tuple[str, str, str]:
     if parts[0] == "namespaces" and len(parts) > 2:
         parts = parts[2:]
     return parts[0], parts[1] if len(parts) > 1 else "", parts[2] if len(parts) > 2 else ""
+
+
+def _field(one: Object, path: str) -> Any:
+    """`involvedObject.kind` of an event, and the like."""
+    for part in path.split("."):
+        one = one.get(part, {})
+    return one
 
 
 def _merged(below: Any, above: Any) -> Any:

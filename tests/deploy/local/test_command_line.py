@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pexpect
 import pytest
@@ -139,6 +140,19 @@ def test_settings_that_change_after_a_retry_still_need_a_yes(
     capsys.readouterr()
     assert main([*run(one)[1:], "--set", "tokenizer.digits=2"]) == Exit.USAGE
     assert "make tokenizer, corpus stale" in told(capsys)
+
+
+@pytest.mark.parametrize("answer", ["n", EOFError])
+def test_whoever_does_not_say_yes_changes_nothing(
+    world: MakeWorld, answer: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = world()
+    monkeypatch.setattr("nanocode.run.settling.stale_stages", lambda *_: ["tokenizer"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=[answer]))
+    assert main([*run(one)[1:], "--set", "tokenizer.digits=2"]) == Exit.USAGE
+    assert told(capsys) == "nanocode: nothing was changed"
+    assert one.run.store.children("config") == ("1.yaml",)
 
 
 @pytest.mark.parametrize("command", [["suspend"], ["resume"], ["cancel"], ["retry", "--from", "sft"]])

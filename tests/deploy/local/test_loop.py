@@ -138,6 +138,33 @@ def test_a_second_ctrl_c_does_not_wait_for_a_save(world: MakeWorld) -> None:
     assert code == Exit.PREEMPTED
 
 
+def test_an_outage_is_waited_out_whatever_ends_meanwhile(world: MakeWorld) -> None:
+    one = world(tokenizer="wait done")
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    playing = one.pid()
+    (one.folder / "down").touch()
+    psutil.Process(one.keeper_pid()).terminate()
+    until(lambda: gone(playing), "it has left")
+    time.sleep(1.5)
+    (one.folder / "down").unlink()
+    code, errors = ended(controller)
+    assert (code, endings(one)) == (Exit.DONE, [Ending.PREEMPTED, Ending.DONE])
+    assert errors.count("gives no answer") < 10, "a look every half second"
+
+
+def test_told_to_leave_during_an_outage_it_lets_the_stage_save(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    one.pid()
+    (one.folder / "down").touch()
+    controller.send_signal(signal.SIGINT)
+    _, errors = ended(controller)
+    last = one.exit()
+    assert last is not None
+    assert (last.code, last.reason) == (Exit.PREEMPTED, "told to leave; saved")
+    assert "nanocode: told to leave; saved\n" in errors
+
+
 def test_what_vanishes_is_begun_again(world: MakeWorld) -> None:
     one = world(tokenizer="wait done")
     controller = one.controller()

@@ -77,10 +77,10 @@ class Machines:
     # -- what a controller asks for ------------------------------------------------------------------------------------
 
     def start(self, caller: Caller, stage: str, attempt: int, slice: str | None) -> None:
-        if self.shown(stage, attempt) is not None:
-            return
         tried = self._store.tried(stage, attempt)
         self._invariants.started(caller, stage, attempt, slice, tried)
+        if self.shown(stage, attempt) is not None:
+            return
         assert tried is not None
         now = self._clock.now
         one = Running(len(self.all), stage, attempt, tried.digest, slice, now, since=now, appeared=now)

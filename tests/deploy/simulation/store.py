@@ -76,7 +76,7 @@ class Facts:
     """About one slice; the times are when something was written, and by the writer's clock."""
 
     zone: str
-    dollars_per_hour: float
+    dollars_per_hour: float | None
     noted: dict[str, tuple[float, float]]
     wisher: Caller
     read_at: float
@@ -242,7 +242,7 @@ class LateJournal:
 
         self._line.tell(self._caller, create)
 
-    def request(self, name: str, zone: str, dollars_per_hour: float, at: float) -> str:
+    def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         read_at = self._read_at
 
         def create() -> str:
@@ -254,7 +254,7 @@ class LateJournal:
 
         return self._line.tell(self._caller, create)
 
-    def note(self, name: str, fact: str, at: float) -> None:
+    def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
         def create() -> None:
             self._store.slices[name].noted.setdefault(fact, (self._store.clock.now, at))
 

@@ -1,0 +1,47 @@
+"""Slices for a run that is controlled from a laptop, with no cluster anywhere."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from deploy.controller.observed import Slice
+from deploy.local.backend import LocalBackend
+from deploy.provisioners.here_and_there import LaptopAndSlices
+from deploy.provisioners.queued import QueuedResources, connect
+from deploy.provisioners.vms import SliceVms
+from nanocode.config.settings import Cloud, Settings
+from nanocode.run.directory import RunDirectory
+from nanocode.run.exits import ConfigurationError
+
+
+def machines(
+    run: RunDirectory,
+    here: LocalBackend,
+    settings: Settings,
+    now: Callable[[], Settings],
+    recorded: Callable[[], Iterable[Slice]],
+    say: Callable[[str], object],
+) -> tuple[LaptopAndSlices, QueuedResources]:
+    """Where attempts run, and where slices come from; `ConfigurationError` for settings that none can be had with.
+
+    `now`: the settings as they are then. `say`: a line for whoever sits there.
+    """
+    if settings.provisioner == "auto":
+        say("provisioner auto is queued-resource where no cluster is: the Cloud TPU API is asked")
+    elif settings.provisioner != "queued-resource":
+        raise ConfigurationError(
+            f"provisioner {settings.provisioner} needs a cluster: `make deploy-{settings.preset}`, or say "
+            "--provisioner queued-resource"
+        )
+    if not settings.controller.zones:
+        raise ConfigurationError("no zone is named: say --set 'controller.zones=[us-east5-b]', best first")
+    if settings.cloud.image is None:
+        raise ConfigurationError(
+            "no image is named: say --set cloud.image=REGISTRY/jobs@sha256:..., as `make push` says"
+        )
+
+    def cloud() -> Cloud:
+        return now().cloud
+
+    there = SliceVms(run, lambda: cloud().image, lambda: slices.last)
+    slices = QueuedResources(connect(settings.cloud), run.store.url, cloud, recorded, time.time, there.broken)
+    return LaptopAndSlices(here, there), slices
