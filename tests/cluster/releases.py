@@ -1,7 +1,6 @@
 """Runs as users have them: the chart installed by helm, and what they look at afterwards."""
 
 import json
-import re
 import subprocess
 import tempfile
 import urllib.request
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanocode.run.directory import Marker, RunDirectory
-from nanocode.run.graph import STAGES
 from nanocode.storage.objects import open_store
 from tests.cluster.access import UNREACHABLE, Json, Refused
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
 
 T = TypeVar("T")
-OUTPUTS = set(STAGES) - {"report"}
 
 CHART = Path(__file__).parents[2] / "charts" / "nanocode"
 RUN, STAGE, ATTEMPT = "nanocode.dev/run", "nanocode.dev/stage", "nanocode.dev/attempt"
@@ -204,17 +201,6 @@ def seed(release: Release, origin: Release, *stages: str) -> None:
     for name in source.list():
         if name.partition("/")[0] in stages:
             target.write(name, source.read(name))
-
-
-def results(release: Release) -> dict[str, bytes]:
-    """Every output but weights and the report, by name: shards, rollouts, pairs, evaluation answers."""
-    store, found = release.directory.store, {}
-    for name in store.list():
-        stage, _, rest = name.partition("/")
-        if stage in OUTPUTS and "/" in rest and not rest.startswith("attempts/"):
-            # Rows of a later attempt stand beside those of an earlier one.
-            found[re.sub(r"/rows-\d+/", "/rows/", name)] = store.read(name)
-    return found
 
 
 def refusal(command: Callable[[], str]) -> str:

@@ -158,6 +158,8 @@ def test_hosts_of_a_slice_know_their_index_and_their_peers_and_other_pods_see_on
     cluster.apply(indexed_job(namespace, "one", pod_spec(container(told, **chips), subdomain="s", **fields)))
     wait_until("it completes", lambda: condition(fetch(cluster, namespace, "jobs", "one"), "Complete"))
     assert cluster.kubectl("-n", namespace, "logs", "job/one") == "0 localhost\n"
+    for node in nodes:
+        cluster.preempt(node.name)
 
 
 def test_a_preempted_pod_is_a_disruption_and_fails_its_job_by_the_policy(cluster: Cluster, namespace: str) -> None:

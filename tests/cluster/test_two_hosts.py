@@ -7,9 +7,9 @@ from nanocode.run.segments import read_segments
 from tests.cluster.access import Json
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node, v6e_node
+from tests.cluster.outcomes import assert_same_weights
 from tests.cluster.processes import wait_until
 from tests.cluster.releases import ATTEMPT, Release, seed
-from tests.cluster.test_run import weights
 
 pytestmark = pytest.mark.cluster
 
@@ -38,10 +38,8 @@ def test_a_gang_that_loses_a_host_goes_on_as_one_to_the_same_bits(
     whole.install(**SLICE)
     whole.wait_until_done("pretrain")
     pods = whole.pods("pretrain")
-    assert sorted(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] for pod in pods) == [
-        "0",
-        "1",
-    ]
+    index = "batch.kubernetes.io/job-completion-index"
+    assert sorted(pod["metadata"]["annotations"][index] for pod in pods) == ["0", "1"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {"pair-0", "pair-1"}
     whole.uninstall()
 
@@ -61,7 +59,7 @@ def test_a_gang_that_loses_a_host_goes_on_as_one_to_the_same_bits(
     wait_until("nothing is left", lambda: not broken.objects("pods"))
 
     assert losses(broken) == losses(whole)
-    np.testing.assert_equal(weights(broken, "pretrain"), weights(whole, "pretrain"))
+    assert_same_weights(broken, whole, "pretrain")
     together, alone = losses(whole), losses(quiet)
     assert [step for step, _ in together] == [step for step, _ in alone]
     np.testing.assert_allclose([loss for _, loss in together[:50]], [loss for _, loss in alone[:50]], rtol=1e-3)
