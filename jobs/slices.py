@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deploy.provisioners import inventories
 from deploy.provisioners.janitor import Found, Inventory, Survey, Verdict, survey, sweep
 from deploy.provisioners.uses import Runs, Use
 from jobs.printable import visible
@@ -36,16 +37,12 @@ def slices(
     clock: Callable[[], float] = time.time,
 ) -> Exit:
     """Print them; `ConfigurationError` where nothing can be asked. FAILED: something is not known, or not deleted."""
-    if open_inventories is None:
-        from deploy.provisioners.inventories import inventories  # late: the clouds' clients
-
-        open_inventories = inventories
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # what is printed may be JSON
     runs = Runs(locations)
     if locations and not runs.urls:
         raise UsageError(f"{', '.join(locations)}: no run is there: name run directories, or folders of them")
     settings = settings_for(runs, overrides)
-    seen = survey(open_inventories(settings))
+    seen = survey((open_inventories or inventories.inventories)(settings))
     if seen.refusals and not seen.things and not seen.silences:
         raise ConfigurationError(seen.refusals[0])
     now, uses = clock(), dict[str, Use | None]()

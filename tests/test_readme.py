@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_origin
 
 import pytest
 import yaml
@@ -26,7 +26,7 @@ from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.agent.soul import CHECKS, parse_soul, read_soul
 from nanocode.agent.tools import Call, execute
 from nanocode.agent.workspace import Workspace
-from nanocode.config.settings import PRESETS, Settings, from_yaml, load
+from nanocode.config.settings import PRESETS, Settings, from_yaml, load, settings
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker
 from nanocode.run.exits import Exit
@@ -170,8 +170,11 @@ def test_every_setting_exists() -> None:
 
 
 def is_setting(key: str) -> bool:
-    """Help lists every setting, those of an endpoint among them; a section counts as well."""
-    return re.search(rf"^  [ *] {re.escape(key)}[ .]", cli.settings_help(), re.M) is not None
+    """Help lists every setting, those of an endpoint among them; a section counts as well, and an entry of a table."""
+    if re.search(rf"^  [ *] {re.escape(key)}[ .]", cli.settings_help(), re.M) is not None:
+        return True
+    tables = [name for name, field in settings() if get_origin(field.annotation) is dict]
+    return key.rpartition(".")[0] in tables
 
 
 def test_every_path_and_target_exists() -> None:

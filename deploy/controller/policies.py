@@ -227,16 +227,18 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
 # -- money -------------------------------------------------------------------------------------------------------------
 
 
-def came(one: Slice, seen: Observed) -> float | None:
-    """When a slice began to cost: as the cloud says, else the last time that somebody looked and it was not there.
+def came(one: Slice, seen: Observed, policy: Controller) -> float | None:
+    """When a slice began to cost, as the cloud says; else when the first look could have seen it. None: now.
 
-    None: now, as far as anybody knows.
+    So a bill is out by less than a look for each slice: what is seen late at the one end is seen late at the other.
+    Where nobody looked for longer, it is rounded up.
     """
     if one.since is not None:
         return one.since
     if seen.looked is None or one.requested is None:
         return None
-    return min(seen.now, max(one.requested, seen.looked))
+    next_look = max(one.requested, seen.looked + policy.seconds_between_looks)
+    return next_look if next_look < seen.now else None
 
 
 def bill(seen: Observed) -> dict[str, float]:

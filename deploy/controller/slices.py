@@ -32,7 +32,7 @@ def slice_actions(
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
         if one.ready is None and (one.since is not None or (held(one) and has_machines(one))):
-            yield Note(one.name, "ready", at=came(one, seen))
+            yield Note(one.name, "ready", at=came(one, seen, policy))
         if not one.present and (one.ready is not None or one.released is not None):
             yield Note(one.name, "gone", at=one.until)
         elif one.gone is not None or one.released is not None:

@@ -81,7 +81,7 @@ class Deployment(BaseModel):
         if self.budget_dollars is not None and self.dollars_per_slice_hour is None and not self.values:
             raise ValueError(
                 f"BUDGET_DOLLARS={self.budget_dollars:g} cannot be kept while nobody has said what a slice costs: give "
-                "DOLLARS_PER_SLICE_HOUR, or settings.prices in a file of VALUES"
+                "DOLLARS_PER_SLICE_HOUR, or prices in a file of VALUES"
             )
         return self
 

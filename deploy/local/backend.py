@@ -27,6 +27,8 @@ from nanocode.storage.objects import NotFound, StorageError
 Key = tuple[str, int]
 THIS_MACHINE, ZONE = "this machine", "local"
 """The zone is what `controller.dollars_per_slice_hour` calls it."""
+SECONDS_OF_SILENCE = 600.0
+"""How long an attempt on another host may say nothing, as it does while it compiles, before it counts as lost."""
 SECONDS_TO_OBEY = 5.0
 """A keeper that was asked to end its process by force, and is there so much later, is ended itself."""
 
@@ -140,7 +142,11 @@ class LocalBackend:
         if ended is not None:
             return Seen(Process.EXITED, ended.code, since=ended.at, reason=ended.reason)
         claim = self._claim(key)
-        if not here and claim is not None and seems_alive(claim, last_sign(self._run, claim), time.time()):
+        if (
+            not here
+            and claim is not None
+            and seems_alive(claim, last_sign(self._run, claim), time.time(), SECONDS_OF_SILENCE)
+        ):
             return Seen(Process.RUNNING, since=note.at)
         return Seen(Process.LOST, reason=f"process {note.pid} vanished from {note.host} without a word")
 
@@ -163,7 +169,7 @@ class LocalBackend:
         if here and processes.was_there(pid, claimed):
             self.alive[key] = pid
             return Seen(Process.RUNNING, since=claimed)
-        if not here and seems_alive(claim, last_sign(self._run, claim), time.time()):
+        if not here and seems_alive(claim, last_sign(self._run, claim), time.time(), SECONDS_OF_SILENCE):
             return Seen(Process.RUNNING, since=claimed)
         return Seen(Process.LOST, reason=f"{claim.who} is gone" if here else f"{claim.who} gives no sign of life")
 

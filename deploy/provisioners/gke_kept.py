@@ -8,8 +8,8 @@ from deploy.provisioners.gke_client import Container, Refused
 from deploy.provisioners.gke_pools import Nodes, Pool, Shape, autoscaling
 from deploy.provisioners.labels import EXPIRES, OWNER, RUN, SLICE, owned
 
-KEPT, EMPTYING = "nanocode-kept", "nanocode-emptying"
-OURS = (RUN, SLICE, OWNER, EXPIRES, EMPTYING)
+KEPT = "nanocode-kept"
+OURS = (RUN, SLICE, OWNER, EXPIRES)
 """Labels of a pool that is borrowed."""
 RESIZE = "SET_NODE_POOL_SIZE"
 
@@ -41,7 +41,7 @@ class KeptPools:
 
     def converge(self, pool: Pool, nodes: Nodes) -> None:
         """See to it that a pool that is borrowed may have, or has, the nodes of a slice."""
-        if not is_kept(pool) or EMPTYING in pool.labels:
+        if not is_kept(pool):
             return
         if pool.hosts == 1 and pool.most_nodes != 1:
             self._container.autoscale(pool.name, autoscaling())
@@ -59,17 +59,6 @@ class KeptPools:
             self._container.resize(pool.name, 0)
         else:
             self._unlabel(pool)
-
-    def put_back_unseen(self, pool: Pool) -> None:
-        """The same for who cannot see its nodes, in three calls: say so, empty it, take our labels off."""
-        if EMPTYING not in pool.labels:
-            self._container.relabel(pool, {**pool.labels, EMPTYING: "true"})
-            return
-        last = next(iter(self._container.operations(pool.name)), None)
-        if last is not None and last.kind == RESIZE and not last.under_way and last.error is None:
-            self._unlabel(pool)
-        else:
-            self._container.resize(pool.name, 0)
 
     def _unlabel(self, pool: Pool) -> None:
         rest = {key: value for key, value in pool.labels.items() if key not in OURS}

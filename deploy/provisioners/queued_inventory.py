@@ -1,11 +1,10 @@
 """Our queued resources, for the janitor: `Inventory` over the Cloud TPU API.
 
-Zones are those of the settings, else all that the project may use TPUs in. A queued resource has no labels of its own,
-its node has; and among the node's metadata is the address of the run directory.
+A queued resource has no labels of its own, its node has; and among the node's metadata is the address of the run.
 """
 
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deploy.provisioners import labels
@@ -13,35 +12,29 @@ from deploy.provisioners.janitor import Found
 from deploy.provisioners.queued import QueuedResources, connect, labels_of
 from nanocode.config import prices
 from nanocode.config.settings import Settings
-from nanocode.run.exits import ConfigurationError
 
 KIND = "queued resource"
 RUN_DIRECTORY = "nanocode-run-dir"
 """Key of the metadata."""
 LEAVING = ("DELETING",)
 WITH_MACHINES = ("ACTIVE", "SUSPENDING")
-ZONES_AT_ONCE = 8
 
 
 class QueuedInventory:
-    """What one project has of them."""
+    """What one zone has of them."""
 
-    def __init__(self, resources: QueuedResources, zones: Sequence[str]) -> None:
-        self._resources, self._zones = resources, zones
+    def __init__(self, resources: QueuedResources, zone: str) -> None:
+        self._resources, self._zone = resources, zone
 
     @classmethod
-    def of(cls, settings: Settings) -> "QueuedInventory":
-        """By the settings; `ConfigurationError` where there are no credentials, or no project is named."""
-        connection = connect(settings.cloud)
-        resources = QueuedResources(connection, "", lambda: settings.cloud, list, lambda: 0.0)
-        return cls(resources, settings.controller.zones)
+    def of(cls, settings: Settings) -> "list[QueuedInventory]":
+        """One for each zone; `ConfigurationError` where there are no credentials, or no project is named."""
+        resources = QueuedResources(connect(settings.cloud), "", lambda: settings.cloud, tuple, time.time)
+        return [cls(resources, zone) for zone in settings.controller.zones]
 
     def list(self) -> Sequence[Found]:
-        if not self._zones:
-            raise ConfigurationError("no zone is named to look in: say --set controller.zones=[us-east5-a, us-east1-d]")
-        with ThreadPoolExecutor(ZONES_AT_ONCE) as threads:
-            answers = threads.map(lambda zone: (zone, self._resources.listed(zone)), self._zones)
-            return [found_of(one, zone) for zone, several in answers for one in several]
+        self._resources.check([self._zone])
+        return [found_of(one, self._zone) for one in self._resources.listed(self._zone)]
 
     def delete(self, found: Found) -> None:
         self._resources.delete(found.zone, found.name.rpartition("/")[2])

@@ -15,6 +15,8 @@ from nanocode.config.settings import Controller, Prices, Settings
 CORES_PER_CHIP = {"v2": 2, "v3": 2, "v4": 2, "v5p": 2}
 """Kinds whose accelerator type counts TensorCores (`v5p-8` has 4 chips); all others count chips.
 cloud.google.com/tpu/docs/v5p and .../v6e, "accelerator type"."""
+THERE_ANYWAY = ("pool", "local")
+"""Nodes of a pool that somebody else manages, and this machine: nothing says how many chips, so only a whole price."""
 GIGABYTE = 2**30
 """What Google bills as one: cloud.google.com/storage/pricing."""
 HOURS_PER_MONTH = 730.0
@@ -49,7 +51,7 @@ def chip_dollars(prices: Prices, zone: str, kind: str, spot: bool) -> float | No
 def slice_dollars(settings: Settings, zone: str) -> float | None:
     """Per hour of a whole slice as `cloud` describes it; None where nobody has said it."""
     whole = settings.controller.dollars_per_slice_hour.get(zone)
-    if whole is not None:
+    if whole is not None or zone in THERE_ANYWAY:
         return whole
     chip = chip_dollars(settings.prices, zone, kind_of(settings.cloud.accelerator_type), settings.cloud.spot)
     return None if chip is None else chip * chips(settings)

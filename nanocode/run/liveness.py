@@ -15,9 +15,9 @@ def last_sign(run: RunDirectory, claim: Claim) -> float:
     return max(claim.claimed.timestamp(), last_record_time(run.store, claim.stage, claim.attempt) or 0.0)
 
 
-def seems_alive(claim: Claim, sign: float, now: float) -> bool:
-    """Whether its last sign is fresh, and its process is not known to be gone."""
-    return now - sign < ALIVE_SECONDS and not _is_gone(claim.who)
+def seems_alive(claim: Claim, sign: float, now: float, seconds: float = ALIVE_SECONDS) -> bool:
+    """Whether its last sign is not older than that, and its process is not known to be gone."""
+    return now - sign < seconds and not _is_gone(claim.who)
 
 
 def _is_gone(who: str) -> bool:

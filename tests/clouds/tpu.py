@@ -86,6 +86,8 @@ class TpuService:
     """Called when a node is READY."""
     ended: Callable[[Queued], object] = lambda queued: None
     """Called when a node stops to be."""
+    deleted: Callable[[Queued], object] = lambda queued: None
+    """Called when nothing is left of it."""
     all: dict[str, Queued] = field(default_factory=dict)
     operations: dict[str, Any] = field(default_factory=dict)
     answered: dict[str, Any] = field(default_factory=dict)
@@ -263,6 +265,7 @@ class TpuService:
         if self.all.get(queued.name) is queued:
             del self.all[queued.name]
             self.world.unreserve(queued.name)
+            self.deleted(queued)
 
     # -- all of them ---------------------------------------------------------------------------------------------------
 

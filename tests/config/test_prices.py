@@ -27,6 +27,7 @@ def settings(*overrides: str) -> Settings:
         (("cloud.accelerator_type=v6e-16",), {"us-east5-a": 8.0}),
         (("cloud.accelerator_type=v5p-8",), {"us-east5-b": 4 * 1.5}),
         (("provisioner=gke", "cloud.topology=4x4"), {"us-east5-a": 8.0}),
+        (("prices.chip_hour.pool.v6e.spot=0.5",), {"us-east5-a": 4.0}),
         (
             ("controller.dollars_per_slice_hour={us-east5-a: 3.0, us-east1-d: 9.0}",),
             {"us-east5-a": 3.0, "us-east1-d": 9.0},

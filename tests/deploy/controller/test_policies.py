@@ -251,13 +251,15 @@ def test_cluster_and_nodes_cost_while_the_run_is_at_work_and_once() -> None:
     assert policies.spent(seen) == pytest.approx(3.0 * (1 + 10 / 3600))
 
 
-def test_when_a_slice_came_is_what_the_cloud_says_or_else_when_it_was_last_not_there() -> None:
-    coming = slice_(1, ready=None, requested=NOW - 60)
-    assert policies.came(replace(coming, since=NOW - 17), world(looked=NOW - 5)) == NOW - 17
-    assert policies.came(coming, world(looked=NOW - 5)) == NOW - 5
-    assert policies.came(coming, world(looked=NOW - 90)) == NOW - 60
-    assert policies.came(coming, world(looked=NOW + 90)) == NOW
-    assert policies.came(coming, world()) is None
+def test_when_a_slice_came_is_what_the_cloud_says_or_else_when_it_could_have_been_seen() -> None:
+    policy = POLICY.model_copy(update={"seconds_between_looks": 15.0})
+    coming = slice_(1, ready=None, requested=NOW - 600)
+    assert policies.came(replace(coming, since=NOW - 17), world(looked=NOW - 15), policy) == NOW - 17
+    assert policies.came(coming, world(looked=NOW - 15), policy) is None, "now"
+    assert policies.came(coming, world(looked=NOW - 300), policy) == NOW - 285, "nobody looked for five minutes"
+    assert policies.came(coming, world(looked=NOW - 900), policy) == NOW - 600, "not before it was asked for"
+    assert policies.came(coming, world(looked=NOW + 90), policy) is None, "a clock was set back"
+    assert policies.came(coming, world(), policy) is None
 
 
 UNPRICED = Controller(zones=("east", "west"), dollars_per_slice_hour={"west": 9.0})

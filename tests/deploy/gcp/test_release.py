@@ -68,6 +68,19 @@ def test_what_the_file_says_reaches_the_chart(cloud: Cloud, tmp_path: Path) -> N
     assert values["secrets"] == {"teacherKey": "teacher", "hfToken": ""}
 
 
+def test_a_budget_without_a_price_is_refused(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.healthy()
+    cloud.env["BUDGET_DOLLARS"] = "40"
+    done = cloud.run("deploy", "d12")
+    assert done.returncode != 0
+    assert "BUDGET_DOLLARS=40 cannot be kept while nobody has said what a slice costs" in done.stderr
+    assert not cloud.asked()
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("dollarsPerSliceHour: {pool: 4.32}\n")
+    cloud.env["VALUES"] = str(prices)
+    assert cloud.run("deploy", "d12").returncode == 0
+
+
 def test_the_demo_takes_no_slice_unless_it_is_told(cloud: Cloud) -> None:
     cloud.healthy()
     cloud.run("deploy", "demo")

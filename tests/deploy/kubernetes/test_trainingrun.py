@@ -122,6 +122,14 @@ def test_a_retry_counts_once_however_often_it_is_read(run: RunDirectory) -> None
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_status_says_what_the_run_will_have_cost() -> None:
+    found = {**FOUND, "forecast_dollars": 41.237}
+    one = training_run("gs://b/r")
+    shown = status(one, News(decision(State.RUNNING), found), NOW)
+    assert (shown["costDollars"], shown["forecastDollars"]) == (1.23, 41.24)
+    assert status(one, News(decision(State.RUNNING), FOUND), NOW)["forecastDollars"] is None
+
+
 def decision(state: State, reason: str = "", **stages: StageState) -> Decision:
     return Decision((), stages, state, reason, spent_dollars=1.234, resting=False)
 

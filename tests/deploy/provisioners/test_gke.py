@@ -449,23 +449,3 @@ def test_the_janitor_sees_what_runs_have_made_and_deletes_it(lab: Lab) -> None:
     assert list(lab.after(70)) == []
     inventory.delete(one)
     assert lab.calls("DeleteNodePool") == 1
-
-
-def test_the_janitor_puts_a_borrowed_pool_back_and_does_not_delete_it(four: Lab) -> None:
-    name = keep(four, A)
-    four.pools.request("slice-1", A)
-    four.after(70)
-    four.after(160)
-    inventory = NodePoolInventory(Container(four.gke.where, four.gke.client))
-    for _ in range(4):
-        for one in inventory.list():
-            inventory.delete(one)
-        four.now.seconds += 70
-    assert inventory.list() == [] and four.names == [name]
-    assert not four.world.held()
-
-
-def test_without_permission_the_janitor_says_how_to_get_it(lab: Lab) -> None:
-    lab.world.fail("ListNodePools", Code.PERMISSION_DENIED, DENIED)
-    with pytest.raises(Unreachable, match="gcloud projects add-iam-policy-binding"):
-        NodePoolInventory(Container(lab.gke.where, lab.gke.client)).list()

@@ -55,6 +55,8 @@ class Controller:
         self._world, self.name, self.offset = world, name, offset
         self.lag = 0.0
         self.gone = False
+        self.began = 0.0
+        """When its last look did."""
         self.decision: Decision | None = None
         """Of its last look; None when that came to nothing."""
         self._action: Action | None = None
@@ -77,7 +79,7 @@ class Controller:
         """One round, and the next one after a while."""
         if self.gone:
             return
-        self.decision, self._action, self._effects = None, None, 0
+        self.began, self.decision, self._action, self._effects = self._world.clock.now, None, None, 0
         try:
             decision = self._reconciler.once()
             self.decision = decision

@@ -215,12 +215,10 @@ class Invariants(Watcher):
         world, policy = self._world, self._world.plan.policy
         live = {one.slice for facts in world.store.stages.values() for one in facts.tried if one.end is None}
         live |= {one.slice for one in world.machines.alive() if one.shown in SHOWN}
-        present = world.zones.present()
-        for one in present:
-            if one.name in live or one.ready is None:
-                self._idle_since.pop(one.name, None)
-            else:
-                since = self._idle_since.setdefault(one.name, world.clock.now)
+        before, self._idle_since = self._idle_since, {}
+        for one in world.zones.present():
+            if one.name not in live and one.ready is not None:
+                since = self._idle_since[one.name] = before.get(one.name, world.clock.now)
                 bound = policy.hold_minutes * 60 + policy.release_seconds
                 self._must(self._recent(since, bound), f"nobody has used {one.name} since {since:.0f}")
             if one.ready is None:
@@ -241,7 +239,7 @@ class Invariants(Watcher):
         if world.store.word.intent.want == "run":
             return
         if not self._recent(world.store.word.at, policy.termination_seconds + policy.release_seconds):
-            alive = [one for one in world.machines.alive() if one.shown in SHOWN and self._lasts(one.born) > 60]
+            alive = [one for one in world.machines.alive() if one.shown in SHOWN and not self._recent(one.appeared)]
             self._must(not alive, f"{[one.name for one in alive]} live though the run is stopped")
             held = [one.name for one in world.zones.present() if not self._recent(one.asked, policy.release_seconds)]
             self._must(not held, f"{held} are held though the run is stopped")

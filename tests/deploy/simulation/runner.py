@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from tests.deploy.simulation.schedule import KINDS
+from tests.deploy.simulation.slices import Zones
 from tests.deploy.simulation.world import Result, simulate
 
 BATCH = 50
@@ -61,13 +62,13 @@ def silence() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def run(first: int, schedules: int, stop_at_first: bool = False) -> Summary:
+def run(first: int, schedules: int, stop_at_first: bool = False, zones: type[Zones] = Zones) -> Summary:
     """In this process. What the controller raises is a broken invariant, too."""
     summary = Summary()
     with silence():
         for seed in range(first, first + schedules):
             try:
-                result = simulate(seed)
+                result = simulate(seed, zones=zones)
             except Exception as error:
                 result = Result(seed, broken=[f"{type(error).__name__}: {error}"])
             summary.add(result)

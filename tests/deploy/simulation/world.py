@@ -44,7 +44,8 @@ class Result:
 class World:
     """Clock, journal, machines, slices and controllers."""
 
-    def __init__(self, plan: Plan, trace: list[str] | None = None) -> None:
+    def __init__(self, plan: Plan, trace: list[str] | None = None, zones: type[Zones] = Zones) -> None:
+        """`zones`: what slices come from; of the same kind as ours."""
         self.plan, self.trace = plan, trace
         self.rng = random.Random(plan.seed + 1)
         self.clock, self.disturbed = Clock(), Spans()
@@ -63,11 +64,10 @@ class World:
         self.invariants = Invariants(self)
         self.machines = Machines(self.clock, self.store, self.rng, self.met, self.invariants)
         prices, release = plan.policy.dollars_per_slice_hour, plan.policy.release_seconds
-        self.zones = Zones(self.clock, self.rng, self.met, self.machines, prices, release, plan.permanent)
+        self.zones = zones(self.clock, self.rng, self.met, self.machines, prices, release, plan.permanent)
         self.machines.zones = self.zones
         self.ambushes: list[Ambush] = []
         self.controllers: list[Controller] = []
-        self._rests = 0
         self._end: Decision | None = None
 
     def run(self) -> Result:
@@ -184,9 +184,8 @@ class World:
         outstanding = self.machines.sleeping + sum(line.outstanding for line in self.lines.values())
         resting = all(other.decision is not None and other.decision.resting for other in self.controllers)
         unseen = any(one.forgotten or one.shown not in SHOWN for one in self.machines.alive())
-        still = self.clock.now > self.quiet and not outstanding and not unseen
-        self._rests = self._rests + 1 if resting and still else 0
-        if self._rests and not self.clock.stopped:
+        still = all(other.began > self.quiet for other in self.controllers) and not outstanding and not unseen
+        if resting and still and not self.clock.stopped:
             self._end = decision
             self.clock.stopped = True
 
@@ -195,6 +194,6 @@ class World:
             self.trace.append(f"{self.clock.now - START:7.1f}  {text}")
 
 
-def simulate(seed: int, trace: list[str] | None = None) -> Result:
+def simulate(seed: int, trace: list[str] | None = None, zones: type[Zones] = Zones) -> Result:
     """Run the schedule of a seed."""
-    return World(draw(seed), trace).run()
+    return World(draw(seed), trace, zones).run()
