@@ -194,8 +194,9 @@ def last_reason(slices: Iterable[Slice]) -> str:
 def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
     """Where to ask for the next slice, best first: the fewest losses lately, then the price, then the user's order.
 
-    A price that nobody has said comes after all others. A zone that had no slice for us is left alone for a while;
-    empty when all are.
+    When a zone has nothing for us again, that counts as a loss: else two cheap zones that take longer to say so than a
+    zone is left alone would be asked in turn for ever, and a dearer one that has slices never. A price that nobody has
+    said comes after all others. A zone that had no slice for us is left alone for a while; empty when all are.
     """
     known = [one for one in slices if not one.permanent]
     minutes = {
@@ -213,8 +214,9 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
         )
 
     def losses(zone: str) -> int:
-        lately = policy.churn_minutes * 60
-        return sum(one.zone == zone and lost(one) and age(now, one.gone or one.released) <= lately for one in known)
+        lately = [one for one in known if age(now, one.gone or one.released) <= policy.churn_minutes * 60]
+        mine = [one for one in lately if one.zone == zone]
+        return sum(map(lost, mine)) + max(0, sum(one.trouble in minutes for one in mine) - 1)
 
     def promise(zone: str) -> tuple[int, float, int]:
         return losses(zone), policy.dollars_per_slice_hour.get(zone, math.inf), policy.zones.index(zone)

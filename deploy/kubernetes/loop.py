@@ -143,7 +143,12 @@ class Run:
         return self._clock() >= self.backend.cool_until
 
     def _provisioner(self) -> Provisioner:
-        return self._node_pools() if self.spec.provisioner == "gke" else self._existing
+        return self._node_pools() if self._on_node_pools() else self._existing
+
+    def _on_node_pools(self) -> bool:
+        """Whether slices are asked for, or are left from when the spec said that they should be."""
+        slices = self.journal.last.slices if self.journal.last is not None else ()
+        return self.spec.provisioner == "gke" or any(one.requested is not None and one.gone is None for one in slices)
 
     def _node_pools(self) -> NodePools:
         if self._pools is None:
@@ -161,12 +166,12 @@ class Run:
 
     def _is_proven(self, stage: str) -> bool:
         """Whether its kind of node will come: an autoscaler brings those of a pool that was made for it."""
-        return self.spec.provisioner == "gke" or self.journal.has_run(stage)
+        return self._on_node_pools() or self.journal.has_run(stage)
 
     def end_everything(self) -> bool:
         """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
         jobs_are_gone = self.backend.end_everything()
-        return (self.spec.provisioner != "gke" or self._node_pools().release_all()) and jobs_are_gone
+        return (not self._on_node_pools() or self._node_pools().release_all()) and jobs_are_gone
 
     def _patience(self) -> Patience:
         policy = self.journal.policy

@@ -180,6 +180,14 @@ def test_a_zone_without_a_slice_for_us_is_left_alone_for_a_while(trouble: Troubl
     assert zones(*[refused(n, zone, trouble, 0) for n, zone in enumerate(POLICY.zones)]) == []
 
 
+def test_cheap_zones_that_have_nothing_do_not_keep_us_from_a_dear_one_that_may() -> None:
+    tried = [refused(n, zone, Trouble.QUOTA, (20 - n) * MINUTE) for n, zone in enumerate(("east", "west") * 2)]
+    assert zones(*tried)[0] == "north"
+    assert zones(*tried[1:])[0] == "east", "once is no habit"
+    long_ago = [refused(n, zone, Trouble.QUOTA, (40 - n) * MINUTE) for n, zone in enumerate(("east", "west") * 2)]
+    assert zones(*long_ago)[0] == "east"
+
+
 def test_a_zone_where_we_may_do_nothing_is_left_alone_for_longer() -> None:
     assert zones(refused(1, "east", Trouble.PERMISSION, 59 * MINUTE)) == ["west", "north"]
     assert zones(refused(1, "east", Trouble.PERMISSION, 61 * MINUTE)) == ["east", "west", "north"]

@@ -160,7 +160,7 @@ def test_a_run_finishes_through_a_stockout_two_preemptions_and_half_a_quota_and_
             one.controller.once()
         assert lab.world.preempt(B) is not None
     end = one.until(State.DONE, resting=True)
-    assert one.zones == [A, B, A, C, B, A, C, B], (
+    assert one.zones == [A, B, A, C, B, C, A, B], (
         "the cheapest that has lost least, but for those that had nothing lately"
     )
     slices = one.journal.read().slices
