@@ -160,6 +160,18 @@ class QueuedResources:
             if one.name == name and not one.permanent:
                 self.delete(one.zone, labels.name_of(self._run, name))
 
+    def release_all(self, zones: Iterable[str]) -> bool:
+        """Have all of the run deleted that is in these zones, whatever is written of it; whether nothing is left."""
+        mine = [
+            (zone, labels.name_of(self._run, whose.slice))
+            for zone in zones
+            for one in self.listed(zone)
+            if (whose := labels.owned(labels_of(one))) is not None and whose.run == self._run
+        ]
+        for zone, called in mine:
+            self.delete(zone, called)
+        return not mine
+
     def delete(self, zone: str, called: str) -> None:
         """Have a queued resource and its machines deleted; none of that name is no error."""
         from google.cloud import tpu_v2
