@@ -38,6 +38,7 @@ from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
+from nanocode.run.settling import read_settings
 from nanocode.run.status import Status
 from nanocode.storage.objects import StorageError, open_store
 
@@ -207,6 +208,10 @@ class Run:
             if settled.changed(training_run):
                 settled.wish(self.directory, self.spec)
             settled.settle(self.directory, self.spec)
+            if self.spec.provisioner == "auto":
+                settings = read_settings(self.directory)
+                chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
+                self.spec = self.spec.model_copy(update={"provisioner": chosen})
             if self.spec.provisioner not in PROVISIONERS:
                 raise ConfigurationError(
                     f"provisioner {self.spec.provisioner} is not among {', '.join(PROVISIONERS)}: choose one of them"
