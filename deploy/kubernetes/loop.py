@@ -157,7 +157,12 @@ class Run:
     def _provisioner(self) -> Provisioner:
         if self.spec.provisioner == "queued-resource":
             return self._queued.provisioner()
-        return self._node_pools() if self.spec.provisioner == "gke" else self._existing
+        return self._node_pools() if self._on_node_pools() else self._existing
+
+    def _on_node_pools(self) -> bool:
+        """Whether slices are asked for, or are left from when the spec said that they should be."""
+        slices = self.journal.last.slices if self.journal.last is not None else ()
+        return self.spec.provisioner == "gke" or any(one.requested is not None and one.gone is None for one in slices)
 
     def _is_on_vms(self, slice: str | None) -> bool:
         return self.spec.provisioner == "queued-resource" and slice not in (None, POOL)
@@ -183,7 +188,7 @@ class Run:
 
     def _is_proven(self, stage: str) -> bool:
         """Whether its kind of node will come: an autoscaler brings those of a pool that was made for it."""
-        return self.spec.provisioner == "gke" or self.journal.has_run(stage)
+        return self._on_node_pools() or self.journal.has_run(stage)
 
     def end_everything(self) -> bool:
         """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
@@ -191,7 +196,7 @@ class Run:
         if self.spec.provisioner == "queued-resource":
             zones = {*self.spec.zones, *(one.zone for one in self.journal.slices)}
             return self._queued.provisioner().release_all(sorted(zones)) and jobs_are_gone
-        return (self.spec.provisioner != "gke" or self._node_pools().release_all()) and jobs_are_gone
+        return (not self._on_node_pools() or self._node_pools().release_all()) and jobs_are_gone
 
     def _patience(self) -> Patience:
         policy = self.journal.policy

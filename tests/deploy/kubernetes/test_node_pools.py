@@ -186,6 +186,16 @@ def test_deleting_a_run_gives_its_slice_back_before_it_goes(run: Run) -> None:
     assert run.gke.pools == {}
 
 
+def test_a_slice_is_given_back_by_who_made_it_though_the_spec_names_another_provisioner_by_now(run: Run) -> None:
+    run.until_pretrain()
+    run.rounds(6)
+    assert list(run.gke.pools) == [run.pool(1)]
+    run.change(provisioner="existing", cancel=True)
+    run.controller = run.another_controller()
+    run.rounds(12)
+    assert run.status["phase"] == "Cancelled" and run.gke.pools == {}
+
+
 def test_an_attempt_whose_slice_has_gone_before_it_began_is_lost_and_not_begun_anywhere(run: Run) -> None:
     run.until_pretrain()
     run.server.trouble = lambda verb, what: 500 if (verb, what) == ("create", "jobs") else None

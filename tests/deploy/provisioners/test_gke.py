@@ -175,6 +175,14 @@ def test_a_delete_whose_reply_is_lost_is_asked_for_until_the_pool_is_gone(lab: L
     assert lab.names == []
 
 
+def test_a_pool_that_somebody_else_has_deleted_meanwhile_is_given_back(lab: Lab) -> None:
+    lab.pools.request("slice-1", A)
+    lab.after(70)
+    del lab.gke.pools[POOL]
+    lab.pools.release("slice-1")
+    assert lab.calls("DeleteNodePool") == 1 and lab.pools.observe() == {}
+
+
 def test_a_pool_that_is_still_being_made_is_deleted_once_gke_lets_us(lab: Lab) -> None:
     lab.pools.request("slice-1", A)
     with pytest.raises(Unreachable, match="incompatible operation"):

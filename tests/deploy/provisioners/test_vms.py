@@ -194,8 +194,9 @@ def test_what_does_not_save_in_time_is_left_behind(stand: Stand) -> None:
     assert stand.look(after=SECONDS_TO_SAVE + 1) == ["leave"]
 
 
-def test_a_slice_that_was_given_back_and_is_still_there_leaves_by_itself(stand: Stand) -> None:
-    stand.run.store.write(f"slices/{SLICE}/released.json", b"{}")
+@pytest.mark.parametrize("fact", ["released", "gone"])
+def test_a_slice_that_was_given_back_and_is_still_there_leaves_by_itself(stand: Stand, fact: str) -> None:
+    stand.run.store.write(f"slices/{SLICE}/{fact}.json", b"{}")
     assert stand.look() == []
     stand.run.store.write(STATUS, b"a controller lives")
     assert stand.look(after=SECONDS_AFTER_RELEASE + 1) == ["leave"]
