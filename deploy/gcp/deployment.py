@@ -108,7 +108,7 @@ class Deployment(BaseModel):
         """Of deploy/images/Dockerfile.jobs."""
         return {"nvidia": "cuda", "none": "cpu"}.get(self.accelerator or "tpu", "tpu")
 
-    def service_account(self, role: Literal["controller", "trainer", "nodes"]) -> str:
+    def service_account(self, role: Literal["controller", "trainer", "nodes", "slices"]) -> str:
         return f"nanocode-{role}@{self.project}.iam.gserviceaccount.com"
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from deploy.gcp import slices
 from deploy.gcp.deployment import Deployment
 from deploy.gcp.steps import Step
 from nanocode.run.exits import ConfigurationError, UsageError
@@ -55,6 +56,9 @@ def values(to: Deployment, release: Release) -> dict[str, Any]:
         found["tpu"] = {"topology": to.topology, "machineType": to.machine_type}
     if to.accelerator == "nvidia":
         found["nvidia"] = {"gpus": to.gpus, "nodeSelector": {"cloud.google.com/gke-accelerator": to.gpu_type}}
+    if to.provisioner in slices.ASKS:
+        account = to.service_account(slices.ACCOUNT)
+        found["settings"] = {"cloud.project": to.project, "cloud.service_account": account}
     if to.budget_dollars is not None:
         found["budgetDollars"] = to.budget_dollars
     if to.dollars_per_slice_hour is not None:

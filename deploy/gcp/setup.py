@@ -1,5 +1,6 @@
 """`make gcp-setup`: what a project needs before the first run. Every step looks first, and none deletes anything."""
 
+from deploy.gcp import slices
 from deploy.gcp.deployment import Deployment
 from deploy.gcp.steps import Step
 
@@ -11,6 +12,8 @@ APIS = (
     "containerfilesystem",  # image streaming
     "iam",
     "iamcredentials",  # Workload Identity
+    "secretmanager",  # where TPU VMs read secrets
+    "serviceusage",  # quotas, for provisioner auto
     "storage",
     "tpu",
 )
@@ -30,7 +33,7 @@ SLICES = 1
 
 def steps(to: Deployment) -> list[Step]:
     """All of it, in order."""
-    return [*_project(to), *_bucket(to), *_registry(to), *_accounts(to), *_cluster(to)]
+    return [*_project(to), *_bucket(to), *_registry(to), *_accounts(to), *slices.steps(to), *_cluster(to)]
 
 
 def _project(to: Deployment) -> list[Step]:

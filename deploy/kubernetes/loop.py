@@ -17,6 +17,7 @@ from deploy.controller.backend import Provisioner, Unreachable
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
 from deploy.controller.notify import Webhook
+from deploy.controller.observed import Slice
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
 from deploy.kubernetes import settled, templates, trainingrun
@@ -26,21 +27,24 @@ from deploy.kubernetes.events import Events
 from deploy.kubernetes.metrics import Health
 from deploy.kubernetes.node_pools import NodePoolView
 from deploy.kubernetes.provisioner import Chosen, ExistingPool
+from deploy.kubernetes.queued_slices import QueuedSlices
 from deploy.kubernetes.trainingrun import FINALIZER, POOL, News, Spec
 from deploy.kubernetes.waits import Patience
 from deploy.provisioners import gke_client
 from deploy.provisioners.gke import NodePools
+from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
 from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
+from nanocode.run.settling import read_settings
 from nanocode.run.status import Status
 from nanocode.storage.objects import StorageError, open_store
 
 log = structlog.get_logger()
 
-PROVISIONERS = ("existing", "gke")
+PROVISIONERS = ("existing", "gke", "queued-resource")
 SECONDS_BETWEEN_STATUSES = 10.0
 SECONDS_WITHOUT_A_POLICY = 5.0
 SECONDS_TO_GIVE_UP = 120.0
@@ -70,6 +74,11 @@ class KubernetesJournal(RunJournal):
     @property
     def policy(self) -> Policy:
         return self.last.policy if self.last is not None else Policy()
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Those that were ever asked for."""
+        return tuple(one for one in self.last.slices if not one.permanent) if self.last is not None else ()
 
     @property
     def cloud(self) -> Cloud:
@@ -113,8 +122,10 @@ class Run:
         self._cluster, self._clock = cluster, clock
         self._existing = ExistingPool(self.journal.price_of_a_pool, self._nodes_are_cool)
         self._pools: NodePools | None = None
+        self._queued = QueuedSlices(self.directory, self._cloud_with_image, lambda: self.journal.slices, clock)
         self.journal.waits = self.waits
-        self.reconciler = Reconciler(self.journal, self.backend, Chosen(self._provisioner), tell, clock)
+        attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms)
+        self.reconciler = Reconciler(self.journal, attempts, Chosen(self._provisioner), tell, clock)
         self.status = Status(self.directory.store.url)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
@@ -137,18 +148,29 @@ class Run:
         return self.backend.image_digests.get(self.spec.image)
 
     def waits(self) -> dict[str, str]:
-        return {stage: sentence for (stage, _), sentence in self.backend.waits.items()}
+        there = {**self.backend.waits, **self._queued.vms.waits}
+        return {stage: sentence for (stage, _), sentence in there.items()}
 
     def _nodes_are_cool(self) -> bool:
         return self._clock() >= self.backend.cool_until
 
     def _provisioner(self) -> Provisioner:
+        if self.spec.provisioner == "queued-resource":
+            return self._queued.provisioner()
         return self._node_pools() if self._on_node_pools() else self._existing
 
     def _on_node_pools(self) -> bool:
         """Whether slices are asked for, or are left from when the spec said that they should be."""
         slices = self.journal.last.slices if self.journal.last is not None else ()
         return self.spec.provisioner == "gke" or any(one.requested is not None and one.gone is None for one in slices)
+
+    def _is_on_vms(self, slice: str | None) -> bool:
+        return self.spec.provisioner == "queued-resource" and slice not in (None, POOL)
+
+    def _cloud_with_image(self) -> Cloud:
+        """With the image of the TrainingRun where the settings name none for TPU VMs."""
+        cloud = self.journal.cloud
+        return cloud if cloud.image is not None else cloud.model_copy(update={"image": self.making().pinned})
 
     def _node_pools(self) -> NodePools:
         if self._pools is None:
@@ -171,6 +193,9 @@ class Run:
     def end_everything(self) -> bool:
         """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
         jobs_are_gone = self.backend.end_everything()
+        if self.spec.provisioner == "queued-resource":
+            zones = {*self.spec.zones, *(one.zone for one in self.journal.slices)}
+            return self._queued.provisioner().release_all(sorted(zones)) and jobs_are_gone
         return (not self._on_node_pools() or self._node_pools().release_all()) and jobs_are_gone
 
     def _patience(self) -> Patience:
@@ -188,6 +213,10 @@ class Run:
             if settled.changed(training_run):
                 settled.wish(self.directory, self.spec)
             settled.settle(self.directory, self.spec)
+            if self.spec.provisioner == "auto":
+                settings = read_settings(self.directory)
+                chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
+                self.spec = self.spec.model_copy(update={"provisioner": chosen})
             if self.spec.provisioner not in PROVISIONERS:
                 raise ConfigurationError(
                     f"provisioner {self.spec.provisioner} is not among {', '.join(PROVISIONERS)}: choose one of them"

@@ -1,6 +1,6 @@
 """Stages that need an accelerator on slices, the others here: two backends as one, told apart by the claims."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deploy.controller.backend import Backend
 from deploy.controller.observed import Seen
@@ -13,8 +13,14 @@ Key = tuple[str, int]
 class HereAndThere:
     """`Backend` over a cluster, or this machine, and the VMs of slices."""
 
-    def __init__(self, here: Backend, there: SliceVms) -> None:
-        self._here, self._there = here, there
+    def __init__(
+        self,
+        here: Backend,
+        there: SliceVms,
+        is_there: Callable[[str | None], bool] = lambda slice: slice not in (None, THIS_MACHINE),
+    ) -> None:
+        """`is_there`: whether attempts on this slice are on its VMs."""
+        self._here, self._there, self._on_vms = here, there, is_there
 
     def observe(self, live: Sequence[Key]) -> Mapping[Key, Seen]:
         there = [key for key in live if self._is_there(key)]
@@ -23,7 +29,7 @@ class HereAndThere:
         return {**{key: one for key, one in found.items() if not self._is_there(key)}, **self._there.observe(there)}
 
     def start(self, stage: str, attempt: int, slice: str | None) -> None:
-        (self._here if slice in (None, THIS_MACHINE) else self._there).start(stage, attempt, slice)
+        (self._there if self._on_vms(slice) else self._here).start(stage, attempt, slice)
 
     def stop(self, stage: str, attempt: int) -> None:
         self._of((stage, attempt)).stop(stage, attempt)
@@ -38,7 +44,7 @@ class HereAndThere:
         return self._there if self._is_there(key) else self._here
 
     def _is_there(self, key: Key) -> bool:
-        return self._there.slice_of(key) not in (None, THIS_MACHINE)
+        return self._on_vms(self._there.slice_of(key))
 
 
 class LaptopAndSlices(HereAndThere):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from deploy.controller.observed import Slice
 from deploy.local.backend import LocalBackend
+from deploy.provisioners import auto
 from deploy.provisioners.here_and_there import LaptopAndSlices
 from deploy.provisioners.queued import QueuedResources, connect
 from deploy.provisioners.vms import SliceVms
@@ -25,9 +26,7 @@ def machines(
 
     `now`: the settings as they are then. `say`: a line for whoever sits there.
     """
-    if settings.provisioner == "auto":
-        say("provisioner auto is queued-resource where no cluster is: the Cloud TPU API is asked")
-    elif settings.provisioner != "queued-resource":
+    if settings.provisioner not in ("auto", "queued-resource"):
         raise ConfigurationError(
             f"provisioner {settings.provisioner} needs a cluster: `make deploy-{settings.preset}`, or say "
             "--provisioner queued-resource"
@@ -43,5 +42,9 @@ def machines(
         return now().cloud
 
     there = SliceVms(run, lambda: cloud().image, lambda: slices.last)
-    slices = QueuedResources(connect(settings.cloud), run.store.url, cloud, recorded, time.time, there.broken)
+    connection = connect(settings.cloud)
+    if settings.provisioner == "auto":
+        quotas = auto.read(connection.project, settings.controller.zones, settings.cloud, auto.fetch_with_credentials)
+        say(auto.choose(quotas, settings.cloud, has_cluster=False)[1])
+    slices = QueuedResources(connection, run.store.url, cloud, recorded, time.time, there.broken)
     return LaptopAndSlices(here, there), slices

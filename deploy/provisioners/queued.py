@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -21,7 +20,8 @@ import structlog
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners import labels
-from deploy.provisioners.refusals import NO_CREDENTIALS, NO_PROJECT, Asked, Refusal, by_status, refusal
+from deploy.provisioners.queued_states import is_active, labels_of, trouble_of
+from deploy.provisioners.refusals import NO_CREDENTIALS, NO_PROJECT, Asked, Refusal, refusal
 from deploy.provisioners.vm.node import Parameters, queued_resource
 from nanocode.config.settings import Cloud
 from nanocode.run.exits import ConfigurationError
@@ -160,6 +160,18 @@ class QueuedResources:
             if one.name == name and not one.permanent:
                 self.delete(one.zone, labels.name_of(self._run, name))
 
+    def release_all(self, zones: Iterable[str]) -> bool:
+        """Have all of the run deleted that is in these zones, whatever is written of it; whether nothing is left."""
+        mine = [
+            (zone, labels.name_of(self._run, whose.slice))
+            for zone in zones
+            for one in self.listed(zone)
+            if (whose := labels.owned(labels_of(one))) is not None and whose.run == self._run
+        ]
+        for zone, called in mine:
+            self.delete(zone, called)
+        return not mine
+
     def delete(self, zone: str, called: str) -> None:
         """Have a queued resource and its machines deleted; none of that name is no error."""
         from google.cloud import tpu_v2
@@ -208,29 +220,11 @@ class QueuedResources:
         return found
 
     def _slice(self, name: str, zone: str, resource: Any) -> Slice:
-        state = getattr(resource.state.state, "name", str(resource.state.state))
-        found = self._trouble(zone, state, resource)
+        found = trouble_of(resource, self._asked(zone), self._cloud().queue_minutes, self._clock())
         if found is None and (why := self._broken(name)):
             found = Refusal(Trouble.OTHER, why)
         trouble, reason = (found.trouble, found.sentence) if found is not None else (None, "")
-        return Slice(name, zone, usable=state == "ACTIVE", trouble=trouble, reason=reason)
-
-    def _trouble(self, zone: str, state: str, resource: Any) -> Refusal | None:
-        asked = self._asked(zone)
-        if state in ("SUSPENDING", "SUSPENDED"):
-            if getattr(resource.state.state_initiator, "name", "") == "USER":
-                return Refusal(Trouble.OTHER, f"somebody has deleted its machines in {zone}")
-            return Refusal(Trouble.PREEMPTED, f"its machines in {zone} were taken away")
-        if state == "FAILED":
-            return by_status(resource.state.failed_data.error, asked)
-        if state in ("ACCEPTED", "CREATING", "WAITING_FOR_RESOURCES") and self._is_late(resource):
-            minutes = f"{self._cloud().queue_minutes:g} minutes"
-            return Refusal(Trouble.STOCKOUT, f"zone {zone} had no free {asked.accelerator} for {minutes}")
-        return None
-
-    def _is_late(self, resource: Any) -> bool:
-        created: datetime | None = resource.create_time
-        return created is not None and self._clock() - created.timestamp() > self._cloud().queue_minutes * 60
+        return Slice(name, zone, usable=is_active(resource), trouble=trouble, reason=reason)
 
     def _in_a_closed_zone(self, zone: str, why: Refusal, known: Iterable[Slice]) -> dict[str, Slice]:
         """Where we may not look, what we have asked for is trouble, and what we have had is not known."""
@@ -278,11 +272,6 @@ class _Refused(Exception):
     def __init__(self, why: Refusal, kind: str) -> None:
         super().__init__(why.sentence)
         self.refusal, self.kind = why, kind
-
-
-def labels_of(resource: Any) -> dict[str, str]:
-    """Of its node: a queued resource has none of its own."""
-    return {key: value for spec in resource.tpu.node_spec for key, value in spec.node.labels.items()}
 
 
 def owner(cloud: Cloud) -> str:

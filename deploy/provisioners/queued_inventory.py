@@ -9,7 +9,8 @@ from typing import Any
 
 from deploy.provisioners import labels
 from deploy.provisioners.janitor import Found
-from deploy.provisioners.queued import QueuedResources, connect, labels_of
+from deploy.provisioners.queued import QueuedResources, connect
+from deploy.provisioners.queued_states import labels_of
 from nanocode.config import prices
 from nanocode.config.settings import Settings
 

@@ -47,6 +47,8 @@ class SliceVms:
         self._told_to_end: dict[Key, float] = {}
         self._failed: dict[Key, float] = {}
         self._broken: dict[str, str] = {}
+        self.waits: dict[Key, str] = {}
+        """What attempts wait for, in a sentence."""
         self.alive: set[Key] = set()
         """Those that have not ended, by the last look."""
 
@@ -66,6 +68,7 @@ class SliceVms:
             found = {key: self._seen(key) for key in live}
         except StorageError as error:
             raise Unreachable(str(error)) from error
+        self.waits = {key: one.reason for key, one in found.items() if one.process is Process.PENDING}
         self.alive = {key for key, one in found.items() if one.process in (Process.PENDING, Process.RUNNING)}
         return found
 

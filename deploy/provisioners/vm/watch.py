@@ -113,7 +113,9 @@ class Watcher:
             status = self.run.store.read(STATUS)
         if self._renewed is None or (status and status != self._renewed[0]):
             self._renewed = (status, self.now())
-        if self._released is None and self.run.store.exists(f"slices/{self.place.slice}/released.json"):
+        if self._released is None and {"released.json", "gone.json"} & set(
+            self.run.store.children(f"slices/{self.place.slice}")
+        ):
             self._released = self.now()
 
     def _is_alone(self) -> bool:

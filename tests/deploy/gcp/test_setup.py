@@ -153,3 +153,24 @@ def test_a_missing_file_and_a_missing_program_are_one_sentence_each(cloud: Cloud
     done = cloud.run("setup")
     assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
     assert "gcloud is not on the PATH: install" in done.stderr
+
+
+def test_a_slice_may_delete_itself_and_the_controller_may_ask_for_it_and_neither_may_more(cloud: Cloud) -> None:
+    cloud.answer("describe", code=1)
+    cloud.env["PROVISIONER"] = "queued-resource"
+    cloud.run("setup")
+    asked = cloud.asked()
+    roles = {argv[4]: argv[5] for argv in creations(asked) if "roles" in argv}
+    assert roles["nanocodeSliceItself"] == (
+        "--permissions=tpu.nodes.delete,tpu.queuedResources.delete,tpu.queuedResources.get"
+    )
+    assert "tpu.queuedResources.create" in roles["nanocodeSlices"] and "*" not in roles["nanocodeSlices"]
+    slices = "nanocode-slices@my-project.iam.gserviceaccount.com"
+    granted = sorted(argv[-1] for argv in asked if f"--member=serviceAccount:{slices}" in argv)
+    assert granted == [
+        "--role=projects/my-project/roles/nanocodeSliceItself",
+        "--role=roles/artifactregistry.reader",
+        "--role=roles/storage.objectUser",
+    ]
+    (acts,) = [argv for argv in asked if "--role=roles/iam.serviceAccountUser" in argv]
+    assert slices in acts, "on that account, not on the project"

@@ -15,7 +15,8 @@ from typing import Any
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners.labels import SLICE
-from deploy.provisioners.queued import Connection, QueuedResources, labels_of
+from deploy.provisioners.queued import Connection, QueuedResources
+from deploy.provisioners.queued_states import labels_of
 from nanocode.config.settings import Cloud
 from tests.clouds.tpu import STOCKOUT, InProcess, Queued, Times, TpuService
 from tests.clouds.world import Code, World, Zone

@@ -7,7 +7,8 @@ import pytest
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners.labels import owned
-from deploy.provisioners.queued import Connection, QueuedResources, labels_of
+from deploy.provisioners.queued import Connection, QueuedResources
+from deploy.provisioners.queued_states import labels_of
 from nanocode.config.settings import Cloud
 from nanocode.run.exits import ConfigurationError
 from tests.clouds.fixtures import Now

@@ -1,0 +1,69 @@
+"""What provisioner `queued-resource` needs: who asks for slices, and who their VMs are; two roles, as small as may be.
+
+A VM of a slice is the service account `nanocode-slices`: it reads the image, reads and writes the bucket, and deletes
+queued resources, because a slice whose controller is gone deletes itself. Secrets are granted one by one, by hand:
+`gcloud secrets add-iam-policy-binding SECRET --member=serviceAccount:nanocode-slices@... --role=
+roles/secretmanager.secretAccessor`.
+"""
+
+from typing import Literal
+
+from deploy.gcp.deployment import Deployment
+from deploy.gcp.steps import Step
+
+ASKS = ("queued-resource", "auto")
+"""Provisioners that may ask for queued resources."""
+MAKER, ITSELF = "nanocodeSlices", "nanocodeSliceItself"
+PERMISSIONS = {
+    MAKER: (
+        "tpu.nodes.create",
+        "tpu.nodes.delete",
+        "tpu.nodes.get",
+        "tpu.nodes.list",
+        "tpu.operations.get",
+        "tpu.queuedResources.create",
+        "tpu.queuedResources.delete",
+        "tpu.queuedResources.get",
+        "tpu.queuedResources.list",
+    ),
+    ITSELF: ("tpu.nodes.delete", "tpu.queuedResources.delete", "tpu.queuedResources.get"),
+}
+ACCOUNT: Literal["slices"] = "slices"
+
+
+def steps(to: Deployment) -> list[Step]:
+    """All of it; nothing where slices come from elsewhere."""
+    if to.provisioner not in ASKS:
+        return []
+    here = f"--project={to.project}"
+    accounts = ("gcloud", "iam", "service-accounts")
+    account = to.service_account(ACCOUNT)
+    create = (*accounts, "create", f"nanocode-{ACCOUNT}", here)
+    bucket = ("gcloud", "storage", "buckets", "add-iam-policy-binding", to.bucket, _member(to, ACCOUNT))
+    where = (to.repository, f"--location={to.region}", here)
+    images = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where, _member(to, ACCOUNT))
+    act = (*accounts, "add-iam-policy-binding", account, here, _member(to, "controller"))
+    return [
+        Step("the service account of slices", create, unless=(*accounts, "describe", account, here)),
+        Step("slices read and write objects of the bucket", (*bucket, "--role=roles/storage.objectUser")),
+        Step("images are there for slices to read", (*images, "--role=roles/artifactregistry.reader")),
+        *_role(to, MAKER, "controller", "the controller asks for slices"),
+        *_role(to, ITSELF, ACCOUNT, "a slice deletes itself"),
+        Step("whose VMs run as slices do", (*act, "--role=roles/iam.serviceAccountUser")),
+    ]
+
+
+def _role(to: Deployment, role: str, who: Literal["controller", "slices"], what: str) -> list[Step]:
+    here = f"--project={to.project}"
+    roles = ("gcloud", "iam", "roles")
+    permissions = f"--permissions={','.join(PERMISSIONS[role])}"
+    create = (*roles, "create", role, permissions, "--stage=GA", here)
+    bind = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None", _member(to, who))
+    return [
+        Step(f"a role: {what}", create, unless=(*roles, "describe", role, here)),
+        Step(what, (*bind, f"--role=projects/{to.project}/roles/{role}")),
+    ]
+
+
+def _member(to: Deployment, who: Literal["controller", "slices"]) -> str:
+    return f"--member=serviceAccount:{to.service_account(who)}"

@@ -1,0 +1,43 @@
+"""What the state of a queued resource means for a slice. Pure.
+
+The states are `google.cloud.tpu_v2.QueuedResourceState`'s (docs.cloud.google.com/tpu/docs/queued-resources). One that a
+later version of the API adds arrives as a number: the slice is there, and of no use.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from deploy.controller.observed import Trouble
+from deploy.provisioners.refusals import Asked, Refusal, by_status
+
+IN_THE_QUEUE = ("ACCEPTED", "CREATING", "WAITING_FOR_RESOURCES")
+
+
+def state_of(resource: Any) -> str:
+    return getattr(resource.state.state, "name", str(resource.state.state))
+
+
+def is_active(resource: Any) -> bool:
+    """Whether its machines are there."""
+    return state_of(resource) == "ACTIVE"
+
+
+def trouble_of(resource: Any, asked: Asked, queue_minutes: float, now: float) -> Refusal | None:
+    """Why nothing will come of it (any more); None while something may."""
+    state = state_of(resource)
+    if state in ("SUSPENDING", "SUSPENDED"):
+        if getattr(resource.state.state_initiator, "name", "") == "USER":
+            return Refusal(Trouble.OTHER, f"somebody has deleted its machines in {asked.zone}")
+        return Refusal(Trouble.PREEMPTED, f"its machines in {asked.zone} were taken away")
+    if state == "FAILED":
+        return by_status(resource.state.failed_data.error, asked)
+    created: datetime | None = resource.create_time
+    if state in IN_THE_QUEUE and created is not None and now - created.timestamp() > queue_minutes * 60:
+        minutes = f"{queue_minutes:g} minutes"
+        return Refusal(Trouble.STOCKOUT, f"zone {asked.zone} had no free {asked.accelerator} for {minutes}")
+    return None
+
+
+def labels_of(resource: Any) -> dict[str, str]:
+    """Of its node: a queued resource has none of its own."""
+    return {key: value for spec in resource.tpu.node_spec for key, value in spec.node.labels.items()}
