@@ -107,7 +107,9 @@ class LocalBackend:
             raise Unreachable(str(error)) from error
         if note is not None and note.host == socket.gethostname():
             processes.end_session(note.pid, note.at)
-        self._started.pop((stage, attempt), None)
+        started = self._started.get((stage, attempt))
+        if started is not None and started.poll() is not None:  # one that is ending still has to be reaped
+            del self._started[stage, attempt]
         self._told_to_end.pop((stage, attempt), None)
 
     def wait(self, seconds: float, handle: int) -> None:
