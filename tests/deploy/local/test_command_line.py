@@ -5,11 +5,13 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from unittest.mock import Mock
 
 import pexpect
 import pytest
+from pexpect import fdpexpect
 
 from jobs.cli import main
 from nanocode.run.exits import Exit
@@ -30,31 +32,42 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def on_a_terminal(one: World) -> tuple[subprocess.Popen[bytes], fdpexpect.fdspawn]:
+    """The command with a terminal of its own that it is controlled by, and the other end of it."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    # No fork in Python, as pexpect.spawn does: jax's threads, if other tests have started them, would not survive it.
+    command = ["setsid", "--ctty", sys.executable, "-m", *run(one)]
+    process = subprocess.Popen(command, cwd=one.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    return process, fdpexpect.fdspawn(ours, timeout=30)
+
+
 def test_ctrl_c_on_a_terminal_saves_once_and_leaves_with_75(world: MakeWorld) -> None:
     one = world(tokenizer="show")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    terminal = pexpect.spawn(sys.executable, ["-m", *run(one)], cwd=one.folder, env=environment, dimensions=(24, 120))
+    process, terminal = on_a_terminal(one)
     terminal.expect(r"tokenizer: waiting.*5/10 steps", timeout=30)
     playing = one.pid()
-    terminal.sendintr()
+    terminal.send("\x03")
     terminal.expect(r"nanocode: told to leave; saved\r\n")
     terminal.expect(pexpect.EOF)
+    assert process.wait(30) == Exit.PREEMPTED
     terminal.close()
-    assert terminal.exitstatus == Exit.PREEMPTED
     assert gone(playing)
     assert latest_intent(one.run).want == "run"
 
 
 def test_a_terminal_that_closes_takes_nothing_with_it_that_is_not_saved(world: MakeWorld) -> None:
     one = world(tokenizer="show")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    terminal = pexpect.spawn(sys.executable, ["-m", *run(one)], cwd=one.folder, env=environment)
+    process, terminal = on_a_terminal(one)
     terminal.expect(r"5/10 steps", timeout=30)
-    terminal.kill(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
     until(lambda: one.end() is not None, "the attempt has been closed")
     ended = one.exit()
     assert ended is not None
     assert (ended.code, ended.reason) == (Exit.PREEMPTED, "told to leave; saved")
+    process.wait(30)
     terminal.close()
 
 
