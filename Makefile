@@ -19,7 +19,7 @@ IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMA
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## train a tiny base model on this machine, minutes, and write its report
+demo: $(READY) ## train a tiny agent on this machine, about half an hour, and write its report
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
 
 test: lint ## all checks and tests
