@@ -26,7 +26,7 @@ from pathlib import Path
 MODULES = ("decide", "policies", "stages", "slices")
 """`decide` and the pure functions that it is made of, in `deploy.controller`."""
 FOLDER = Path(__file__).parents[2] / "deploy" / "controller"
-TABLES = ("tests.deploy.controller.test_decide", "tests.deploy.controller.test_policies")
+TABLES = tuple(f"tests.deploy.controller.test_{name}" for name in ("decide", "policies", "prices"))
 SECONDS = 60
 """Of processor time, for one mutant: ten times as much as the tables and the schedules take."""
 SCHEDULES = 300
@@ -55,8 +55,8 @@ EXPLAINED = {
     r" > .*  ->  .* >= | <= .*  ->  .* < ": "it differs at one instant only",
     r"so_far \+ needed < budget.dollars  ->  ": "it differs at one amount only",
     r"stage.digest\[:4\]": "a key that only has to be another one for other digests",
-    r"or 0\.0  ->  .*(1\.0|`0\.0`)": "there is a time, and none is in January 1970",
-    r"known and \(late .*without `known`": "without an answer, no process is seen to run",
+    r"(ready|requested|last_sign) or 0\.0  ->  .*(1\.0|`0\.0`)": "there is a time, and none is in January 1970",
+    r"known and \((late|why) .*without `known`": "without an answer, no process is seen to run",
     r"code <= 0|code < 1": "0 is dealt with above",
     r"for one in slices if not one.permanent": "permanent slices have neither trouble nor a zone of ours",
     r"reads_what_is_there or .*  ->  without `not": "whoever reads what nobody asked for is out of reach already",
@@ -223,8 +223,9 @@ def _run_tables() -> None:
         for name, test in vars(importlib.import_module(table)).items():
             if name.startswith("test_"):
                 marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
-                for case in marks[0].args[1] if marks else [None]:
-                    test(case) if marks else test()
+                names, cases = marks[0].args if marks else ((), [()])
+                for case in cases:
+                    test(case) if isinstance(names, str) else test(*case)
 
 
 def _install(mutant: Mutant) -> None:

@@ -405,6 +405,21 @@ SLICES = {
         ),
         [Release("slice-1", "its machines were not ready within 60 minutes")],
     ),
+    "a slice whose machines may still be ready is waited for": (
+        world(
+            accelerator("a", attempt(1, Process.PENDING, slice="slice-1")),
+            slices=(slice_(1, ready=59 * MINUTE, machines=True, usable=False),),
+        ),
+        [],
+    ),
+    "a slice that is ready is kept though its attempt waits": (
+        world(accelerator("a", attempt(1, Process.PENDING, slice="slice-1")), slices=(slice_(1, ready=61 * MINUTE),)),
+        [],
+    ),
+    "a slice with a running attempt is kept though it takes no other": (
+        world(accelerator("a", attempt(1, slice="slice-1")), slices=(slice_(1, ready=61 * MINUTE, usable=False),)),
+        [],
+    ),
     "what a slice came to is written down in words": (
         world(ASKS, slices=(slice_(1, ready=None, trouble=Trouble.QUOTA, reason="ask for more"),)),
         [Note("slice-1", "quota", "ask for more"), Release("slice-1", "quota: ask for more")],
@@ -585,6 +600,7 @@ def test_a_slice_is_given_back_although_nobody_says_that_its_attempt_has_ended()
         Release("slice-1", "its attempt was told to leave, and nobody says whether it did"),
     ]
     assert acts(seen) == [Leave("a", 1, "told so")]
+    assert acts(replace(seen, unknown=frozenset()), budget=4.0) == [Kill("a", 1)], "its end will be seen"
     patient = replace(seen, stages=(accelerator("a", attempt(1, slice="slice-1", stop=stop(ago=29))),))
     assert acts(patient, budget=4.0) == [Leave("a", 1, "told so")]
 
