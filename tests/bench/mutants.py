@@ -58,6 +58,7 @@ EXPLAINED = {
     r"(ready|requested|last_sign) or 0\.0  ->  .*(1\.0|`0\.0`)": "there is a time, and none is in January 1970",
     r"known and \((late|why) .*without `known`": "without an answer, no process is seen to run",
     r"code <= 0|code < 1": "0 is dealt with above",
+    r"for one in known if one.trouble is not None": "no trouble is none of those that are asked about next",
     r"for one in slices if not one.permanent": "permanent slices have neither trouble nor a zone of ours",
     r"reads_what_is_there or .*  ->  without `not": "whoever reads what nobody asked for is out of reach already",
 }

@@ -497,6 +497,10 @@ SLICES = {
         world(cpu("b", attempt(1)), accelerator("a", reads=("b",)), slices=(slice_(1, ready=10.1 * MINUTE),)),
         [Release("slice-1", "nothing has needed it for 10 minutes")],
     ),
+    "a slice that a stage begins on is kept however long nothing needed it": (
+        world(ASKS, slices=(slice_(1, ready=11 * MINUTE),)),
+        [Begin("a", 1, DIGEST, "slice-1")],
+    ),
     "a slice whose attempt has just ended is held": (
         world(
             accelerator("a", over(1, Ending.DONE, ago=MINUTE, slice="slice-1"), marked=DIGEST),

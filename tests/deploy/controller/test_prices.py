@@ -85,6 +85,7 @@ def test_the_bill_is_by_slice() -> None:
     back = slice_(2, "north", ready=2 * hour, gone=NOW - hour, present=False)
     bill = policies.bill(world(slices=(slice_(1, "east", ready=hour / 2), back, HERE)))
     assert bill == pytest.approx({"slice-1": 2.0, "slice-2": 8.0, HERE.name: 0.0})
+    assert policies.bill(world(slices=(slice_(1, dollars_per_hour=None),))) == {"slice-1": 0.0}
 
 
 def test_a_slice_costs_nothing_from_when_the_cloud_says_that_it_went() -> None:
