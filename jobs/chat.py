@@ -53,22 +53,21 @@ class Chat:
     def run(self) -> None:
         """Until the user leaves."""
         self._greet()
-        about_to_leave = False
+        warning = ""  # after a Ctrl-C, which another one would make leave
         while True:
             # Ctrl-C is a key while a line is read, a signal at any other moment.
             try:
+                if warning:
+                    self._transcript.note(warning)
                 self._transcript.console.print()
                 line = self._read().strip()
-                about_to_leave = bool(line) and self._obey(line) == "interrupted"
-                if about_to_leave:
-                    self._transcript.note("(stopped; Ctrl-C again leaves)")
+                warning = "(stopped; Ctrl-C again leaves)" if line and self._obey(line) == "interrupted" else ""
             except EOFError:
                 return
             except KeyboardInterrupt:
-                if about_to_leave:
+                if warning:
                     return
-                about_to_leave = True
-                self._transcript.note("(Ctrl-C again, or Ctrl-D, leaves)")
+                warning = "(Ctrl-C again, or Ctrl-D, leaves)"
 
     def _obey(self, line: str) -> str:
         """Do what a line says; how the turn ended, if it was one."""

@@ -11,9 +11,9 @@ from nanocode.agent.tools import Call
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
-    from prompt_toolkit.key_binding import KeyPressEvent
 
 PROMPT = "› "
+ANSWERS: dict[str, Answer] = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "always": "always"}
 
 
 def state_folder() -> Path:
@@ -57,40 +57,32 @@ def _history() -> "History":
 
 
 def ask_on_terminal(call: Call, stream: TextIO) -> Answer:
-    """Allow it? One key; Ctrl-C is for whoever runs the turn, Ctrl-D is a no."""
+    """Allow it? A word and Enter, and for good only a whole word; Ctrl-C is for whoever runs the turn, Ctrl-D is a no.
+
+    No single key answers: one that was meant for something else must not allow anything.
+    """
     import termios
 
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app_session
     from prompt_toolkit.formatted_text import FormattedText
     from prompt_toolkit.input.typeahead import clear_typeahead
-    from prompt_toolkit.key_binding import KeyBindings
-    from prompt_toolkit.keys import Keys
     from prompt_toolkit.output.defaults import create_output
-
-    keys = KeyBindings()
-
-    def bind(key: str, answer: Answer) -> None:
-        @keys.add(key)
-        def _(event: "KeyPressEvent") -> None:
-            event.app.exit(result=answer)
-
-    for key, answer in (("y", "yes"), ("n", "no"), ("a", "always"), ("c-d", "no")):
-        bind(key, answer)  # type: ignore[arg-type]
-
-    @keys.add(Keys.Any)
-    @keys.add("enter")
-    def _(event: "KeyPressEvent") -> None:
-        """Nothing: a key that was meant for something else must not allow anything."""
 
     # What was typed before the question was asked is no answer to it.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
     clear_typeahead(get_app_session().input)
-    question = [("bold", f"  allow this {call.tool}?"), ("", f" [y]es, [n]o, [a]lways {call.tool} ")]
-    session: PromptSession[Answer] = PromptSession(
-        FormattedText(question), key_bindings=keys, output=create_output(stdout=stream), erase_when_done=True
+    question = [("bold", f"  allow this {call.tool}?"), ("", f" y, n, or always (every {call.tool} from now on): ")]
+    session: PromptSession[str] = PromptSession(
+        FormattedText(question), output=create_output(stdout=stream), erase_when_done=True
     )
-    return session.prompt()
+    while True:
+        try:
+            answer = ANSWERS.get(session.prompt().strip().lower())
+        except EOFError:
+            return "no"
+        if answer is not None:
+            return answer
 
 
 def allow(call: Call) -> Answer:

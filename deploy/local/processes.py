@@ -47,9 +47,13 @@ def end_session(leader: int, began: float) -> None:
     """Kill what a process that began then to lead a session, and is gone, has left behind.
 
     Nothing where the number is somebody else's by now: while it names a session, the kernel gives it to no process, so
-    one that has it leads a session of its own, as after a restart of the machine all sessions are others.
+    one that has it leads a session of its own, as after a restart of the machine all sessions are others. The leader
+    itself may still be there for a moment, without a command line any more, and not yet a zombie.
     """
-    if was_there(leader, time.time()) or psutil.boot_time() > began:
+    with suppress(*MISSING):
+        if psutil.Process(leader).create_time() > began + CLOCK_SECONDS:
+            return
+    if psutil.boot_time() > began:
         return
     for pid in psutil.pids():
         with suppress(OSError):

@@ -84,16 +84,17 @@ def test_a_user_allows_denies_and_allows_for_good(terminal: Terminal) -> None:
     terminal.types(f"{FIX}\ry")  # typed ahead: what comes before a question is no answer to it
     assert terminal.sees(ASKED) == "Bash"
     time.sleep(0.2)
-    terminal.types("\r q")  # keys that mean nothing
+    terminal.types("/clear\ra\r\r")  # nothing of that is an answer
     time.sleep(0.2)
-    terminal.types("n")
+    assert not (terminal.workspace / "__pycache__").exists()
+    terminal.types("n\r")
     terminal.sees("rejected by user")
     assert terminal.sees(ASKED) == "Edit"
     assert (terminal.workspace / "level.py").read_text() == FILES["level.py"]
-    terminal.types("y")
+    terminal.types("y\r")
     assert terminal.sees(ASKED) == "Bash"
     assert "level + 1" in (terminal.workspace / "level.py").read_text()
-    terminal.types("a")
+    terminal.types("always\r")
     terminal.sees("allowed from now on")
     terminal.sees("Fixed")
     terminal.sees("› ")
@@ -112,7 +113,7 @@ def test_ctrl_c_stops_speech_commands_and_questions_but_not_the_session(terminal
     terminal.sees("stopped")
     terminal.types("sleep\r")
     terminal.sees(ASKED)
-    terminal.types("y")
+    terminal.types("y\r")
     time.sleep(0.5)
     began = time.monotonic()
     terminal.types("\x03")
@@ -134,7 +135,7 @@ def test_ctrl_c_stops_speech_commands_and_questions_but_not_the_session(terminal
 def test_control_sequences_never_reach_the_terminal(terminal: Terminal) -> None:
     terminal.types("hostile\r")
     terminal.sees(ASKED)
-    terminal.types("n")
+    terminal.types("n\r")
     terminal.sees("red")
     terminal.sees("› ")  # before that, Ctrl-D is lost
     terminal.types("\x04")
