@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import time
 from contextlib import suppress
 
 import psutil
