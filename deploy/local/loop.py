@@ -33,6 +33,7 @@ from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.settling import read_settings
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import StorageError, open_store
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Told:
             return False
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.times:
+            return  # of a terminal that closes both the shell and the kernel say so: nobody is impatient
         self.times += 1
         os.write(self._writable, b"!")
 
@@ -270,6 +273,7 @@ def main() -> int:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="more of it, for jobs")
     options = parser.parse_args()
+    outlive_listeners()
     environment = dict(pair.split("=", 1) for pair in options.environment)
     try:
         return control(RunDirectory(open_store(options.run_dir)), environment)

@@ -138,6 +138,18 @@ def test_a_second_ctrl_c_does_not_wait_for_a_save(world: MakeWorld) -> None:
     assert code == Exit.PREEMPTED
 
 
+def test_a_terminal_that_closes_may_say_so_twice_and_hurries_nobody(world: MakeWorld) -> None:
+    one = world("controller.termination_seconds=60", tokenizer="slow-to-save")
+    controller = one.controller()
+    playing = one.pid()
+    for _ in range(2):  # the shell tells its jobs, and the kernel the terminal's when the shell has ended
+        controller.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+    assert not gone(playing)
+    controller.send_signal(signal.SIGINT)
+    assert ended(controller, 10)[0] == Exit.PREEMPTED
+
+
 def test_an_outage_is_waited_out_whatever_ends_meanwhile(world: MakeWorld) -> None:
     one = world(tokenizer="wait done")
     controller = one.start("tests.deploy.local.outage", one.run.store.url)
