@@ -47,6 +47,10 @@ PATIENCE = 20
 meanwhile, it has them save and ends with them."""
 
 
+SECONDS_FOR_LAST_WORDS = 5.0
+"""How long it is tried to tell what there is to tell, with nothing else left to do."""
+
+
 class Told:
     """Whether we were told to leave; there is something to read on `handle` when that is new."""
 
@@ -189,6 +193,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
         provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
+        _tell_the_rest(reconciler, backend, told)
     return _verdict(run, journal, backend, decision)
 
 
@@ -224,6 +229,13 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines
             if journal.leaving:
                 backend.hurry()
             journal.leaving = True
+
+
+def _tell_the_rest(reconciler: Reconciler, backend: Machines, told: Told) -> None:
+    until = time.monotonic() + SECONDS_FOR_LAST_WORDS
+    while reconciler.untold and not told.news() and time.monotonic() < until:
+        backend.wait(0.5, told.handle)
+        reconciler.tell_again()
 
 
 def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decision: Decision) -> Exit:

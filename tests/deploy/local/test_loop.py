@@ -14,6 +14,7 @@ from nanocode.run.attempts import Ending, Stop, recorded
 from nanocode.run.exits import Exit
 from nanocode.run.intent import change_intent, latest_intent
 from tests.deploy.local.world import STAGES, World, gone, until
+from tests.deploy.test_notify import Hook
 
 MakeWorld = Callable[..., World]
 
@@ -175,6 +176,23 @@ def test_told_to_leave_during_an_outage_it_lets_the_stage_save(world: MakeWorld)
     assert last is not None
     assert (last.code, last.reason) == (Exit.PREEMPTED, "told to leave; saved")
     assert "nanocode: told to leave; saved\n" in errors
+
+
+@pytest.mark.parametrize("tries", [2, 10_000])
+def test_the_last_words_are_tried_again_and_not_for_long(world: MakeWorld, tries: int) -> None:
+    hook = Hook(200)
+    one = world(f"controller.webhook={hook.url}")
+    (one.folder / "mute").write_text(str(tries))
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    until(lambda: one.run.done("corpus"), "the last stage is done")
+    done = time.monotonic()
+    assert ended(controller)[0] == Exit.DONE
+    assert time.monotonic() - done < 10
+    if tries < 10:
+        assert "the run is done" in hook.received.get(timeout=1)[1]["text"]
+    assert hook.received.empty()
+    hook.server.shutdown()
+    hook.server.server_close()
 
 
 def test_what_vanishes_is_begun_again(world: MakeWorld) -> None:
