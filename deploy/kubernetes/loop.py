@@ -126,7 +126,7 @@ class Run:
         self.journal.waits = self.waits
         attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms)
         self.reconciler = Reconciler(self.journal, attempts, Chosen(self._provisioner), tell, clock)
-        self.status = Status(self.directory.store.url)
+        self.status = Status(self.directory.store.url, clock)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
         self.problem, self.fatal = "", False
