@@ -87,12 +87,13 @@ class Chat:
             case _ if command.startswith("/") and "/" not in command[1:]:
                 self._transcript.complain(f"no command is called {command}: /help lists them")
             case _:
-                return self._turn(self._suggested(line))
+                suggested = self._suggested(line)
+                return self._turn(suggested or line, () if suggested else self._messages)
         return ""
 
-    def _turn(self, request: str) -> str:
+    def _turn(self, request: str, history: Conversation) -> str:
         before = tuple(self._messages)
-        said = self._desk.turn(before, request)
+        said = self._desk.turn(history, request)
         self._messages = tuple(said.messages)
         self._turns.append(_Turn(before, tuple(self._desk.changes), self._desk.ran_bash))
         if said.ended == "out of steps":
@@ -101,10 +102,10 @@ class Chat:
             self._transcript.note("(there is no room left in the context: /clear begins anew)")
         return said.ended
 
-    def _suggested(self, line: str) -> str:
-        """A number picks one of the suggestions."""
+    def _suggested(self, line: str) -> str | None:
+        """The suggestion that a number picks; what was said before has nothing to do with it."""
         if not (line.isascii() and line.isdecimal() and 1 <= int(line) <= len(self._suggestions)):
-            return line
+            return None
         self._transcript.note(self._suggestions[int(line) - 1])
         return self._suggestions[int(line) - 1]
 
@@ -148,7 +149,7 @@ class Chat:
         console.print(grid)
         if self._suggestions:
             console.print()
-            console.print("Try one of these, by its number:", style="dim")
+            console.print("Try one of these, by its number. Each begins a conversation of its own:", style="dim")
             for number, prompt in enumerate(self._suggestions, start=1):
                 console.print(Text.assemble((f"  {number}  ", "bold cyan"), prompt))
 
