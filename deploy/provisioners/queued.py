@@ -20,7 +20,7 @@ import structlog
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners import labels
-from deploy.provisioners.queued_states import is_active, labels_of, trouble_of
+from deploy.provisioners.queued_states import deletions, is_active, labels_of, trouble_of
 from deploy.provisioners.refusals import NO_CREDENTIALS, NO_PROJECT, Asked, Refusal, refusal
 from deploy.provisioners.vm.node import Parameters, queued_resource
 from nanocode.config.settings import Cloud
@@ -110,7 +110,9 @@ class QueuedResources:
         zones = sorted({one.zone for one in known})
         found: dict[str, Slice] = {}
         silent: list[Unreachable] = []
-        for zone, answer in zip(zones, self._threads.map(self._look, zones), strict=True):
+        costing = [one for one in known if one.ready is not None and one.gone is None]
+        answers = self._threads.map(lambda zone: self._look(zone, [one for one in costing if one.zone == zone]), zones)
+        for zone, answer in zip(zones, answers, strict=True):
             if isinstance(answer, Refusal):
                 found |= self._in_a_closed_zone(zone, answer, known)
             elif isinstance(answer, Unreachable):
@@ -176,7 +178,7 @@ class QueuedResources:
         """Have a queued resource and its machines deleted; none of that name is no error."""
         from google.cloud import tpu_v2
 
-        name = f"{self._parent(zone)}/queuedResources/{called}"
+        name = self._full_name(zone, called)
         # No request id: a deletion that was answered and came to nothing must be possible again.
         asking = tpu_v2.DeleteQueuedResourceRequest(name=name, force=True)
         try:
@@ -194,19 +196,39 @@ class QueuedResources:
         except _Refused as error:
             raise Unreachable(error.refusal.sentence) from error
 
-    def _look(self, zone: str) -> Mapping[str, Slice] | Refusal | Unreachable:
+    def _look(self, zone: str, costing: Iterable[Slice]) -> Mapping[str, Slice] | Refusal | Unreachable:
+        """`costing`: those that cost something when they were last seen."""
+        found = {}
         try:
-            there = self._list(zone)
+            for resource in self._list(zone):
+                whose = labels.owned(labels_of(resource))
+                if whose is not None and whose.run == self._run:
+                    found[whose.slice] = self._slice(whose.slice, zone, resource)
+            return found | self._deleted(zone, [one.name for one in costing if one.name not in found])
         except _Refused as error:
             return error.refusal
         except Unreachable as error:
             return error
-        found = {}
-        for resource in there:
-            whose = labels.owned(labels_of(resource))
-            if whose is not None and whose.run == self._run:
-                found[whose.slice] = self._slice(whose.slice, zone, resource)
-        return found
+
+    def _deleted(self, zone: str, gone: Iterable[str]) -> dict[str, Slice]:
+        """When these went, as far as the deletions that the API remembers tell it."""
+        from google.longrunning import operations_pb2
+
+        if not gone:
+            return {}
+        asking = operations_pb2.ListOperationsRequest(name=self._parent(zone), page_size=PAGE)
+        told: dict[str, float] = {}
+        try:
+            while True:
+                answer = self._call("list_operations", asking, zone)
+                told |= deletions(answer.operations)
+                asking.page_token = answer.next_page_token
+                if not asking.page_token:
+                    break
+        except _Refused as error:
+            log.warning("nobody says when slices went: they are billed until now", why=error.refusal.sentence)
+        ends = {name: told.get(self._full_name(zone, labels.name_of(self._run, name))) for name in gone}
+        return {name: Slice(name, zone, present=False, until=at) for name, at in ends.items() if at is not None}
 
     def _list(self, zone: str) -> list[Any]:
         from google.cloud import tpu_v2
@@ -258,6 +280,9 @@ class QueuedResources:
 
     def _parent(self, zone: str) -> str:
         return f"projects/{self._connection.project}/locations/{zone}"
+
+    def _full_name(self, zone: str, called: str) -> str:
+        return f"{self._parent(zone)}/queuedResources/{called}"
 
     def _asked(self, zone: str) -> Asked:
         return Asked(self._connection.project, zone, self._cloud().accelerator_type)
