@@ -204,31 +204,40 @@ class QueuedResources:
                 whose = labels.owned(labels_of(resource))
                 if whose is not None and whose.run == self._run:
                     found[whose.slice] = self._slice(whose.slice, zone, resource)
-            return found | self._deleted(zone, [one.name for one in costing if one.name not in found])
+            return found | self._deleted(zone, [one for one in costing if one.name not in found])
         except _Refused as error:
             return error.refusal
         except Unreachable as error:
             return error
 
-    def _deleted(self, zone: str, gone: Iterable[str]) -> dict[str, Slice]:
+    def _deleted(self, zone: str, gone: Iterable[Slice]) -> dict[str, Slice]:
         """When these went, as far as the deletions that the API remembers tell it."""
-        from google.longrunning import operations_pb2
-
         if not gone:
             return {}
-        asking = operations_pb2.ListOperationsRequest(name=self._parent(zone), page_size=PAGE)
-        told: dict[str, float] = {}
         try:
-            while True:
-                answer = self._call("list_operations", asking, zone)
-                told |= deletions(answer.operations)
-                asking.page_token = answer.next_page_token
-                if not asking.page_token:
-                    break
+            told = deletions(self._operations(zone))
         except _Refused as error:
             log.warning("nobody says when slices went: they are billed until now", why=error.refusal.sentence)
-        ends = {name: told.get(self._full_name(zone, labels.name_of(self._run, name))) for name in gone}
-        return {name: Slice(name, zone, present=False, until=at) for name, at in ends.items() if at is not None}
+            return {}
+        found = {}
+        for one in gone:
+            began = told.get(self._full_name(zone, labels.name_of(self._run, one.name)), ())
+            until = min((at for at in began if at >= (one.ready or 0.0)), default=None)
+            if until is not None:
+                found[one.name] = Slice(one.name, zone, present=False, until=until)
+        return found
+
+    def _operations(self, zone: str) -> list[Any]:
+        from google.longrunning import operations_pb2
+
+        asking = operations_pb2.ListOperationsRequest(name=self._parent(zone), page_size=PAGE)
+        found: list[Any] = []
+        while True:
+            answer = self._call("list_operations", asking, zone)
+            found += answer.operations
+            asking.page_token = answer.next_page_token
+            if not asking.page_token:
+                return found
 
     def _list(self, zone: str) -> list[Any]:
         from google.cloud import tpu_v2

@@ -39,16 +39,17 @@ def trouble_of(resource: Any, asked: Asked, queue_minutes: float, now: float) ->
     return None
 
 
-def deletions(operations: Iterable[Any]) -> dict[str, float]:
-    """Full name of a queued resource -> when its deletion began, the newest: no machine of it was READY since, and so
-    none has cost anything (cloud.google.com/tpu/pricing)."""
+def deletions(operations: Iterable[Any]) -> dict[str, list[float]]:
+    """Full name of a queued resource -> when deletions of it began that did not fail: after the first of them none of
+    its machines was READY, and none has cost anything (cloud.google.com/tpu/pricing)."""
     from google.cloud import tpu_v2
 
-    found: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     for one in operations:
         told = tpu_v2.OperationMetadata.pb(tpu_v2.OperationMetadata())
-        if one.metadata.Unpack(told) and told.verb == "delete" and told.HasField("create_time"):
-            found[told.target] = max(found.get(told.target, 0.0), told.create_time.ToNanoseconds() / 1e9)
+        is_told = one.metadata.Unpack(told) and told.HasField("create_time")
+        if is_told and told.verb == "delete" and not one.HasField("error"):
+            found.setdefault(told.target, []).append(told.create_time.ToNanoseconds() / 1e9)
     return found
 
 

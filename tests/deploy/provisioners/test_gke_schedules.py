@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import structlog
 
+from deploy.controller import policies
 from deploy.controller.backend import Unreachable
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
-from deploy.controller.observed import Attempt, Process, Seen, Slice, Stage, Trouble
+from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, Stage, Trouble
 from deploy.controller.reconcile import Reconciler
 from deploy.provisioners.gke import NodePools
 from deploy.provisioners.gke_client import Container
@@ -95,7 +96,7 @@ class Schedule:
         self.world.zones[B] = Zone(16)
         self.gke = FakeGke(self.world, operation_seconds=rng.uniform(5, 120), serves=False)
         self.cloud = Cloud(**(FOUR_HOSTS if rng.random() < 0.5 else {}))
-        prices = {zone: rng.uniform(2, 6) for zone in (A, B, C)}
+        self.prices = prices = {zone: rng.uniform(2, 6) for zone in (A, B, C)}
         policy = Controller(
             seconds_between_looks=LOOK, zones=(A, B, C), dollars_per_slice_hour=prices, attempts_without_progress=1000
         )
@@ -162,6 +163,16 @@ class Schedule:
             self.broken.append("it rests and is not done")
         if self.gke.pools or self.world.held() or self.world.reserved:
             self.broken.append(f"left behind: {sorted(self.gke.pools)}")
+        self._bill_is_whole()
+
+    def _bill_is_whole(self) -> None:
+        """Nothing that the cloud bills is missing from ours: it is rounded up."""
+        written = self.journal.read()
+        ours = policies.bill(Observed(self.now(), written.intent, written.stages, written.slices))
+        chips = 16 if self.cloud.topology == "4x4" else 8
+        theirs = self.world.bill({zone: dollars / chips for zone, dollars in self.prices.items()})
+        if sum(ours.values()) < theirs - 1e-6:
+            self.broken.append(f"${theirs:.4f} by the cloud, ${sum(ours.values()):.4f} by us")
 
 
 class Mind:
@@ -175,7 +186,15 @@ class Mind:
     def begin(self) -> None:
         one = self.schedule
         container = Container(one.gke.where, one.gke.direct)
-        self.pools = NodePools(container, run_label("gs://b/r"), "ada", one.gke.view, lambda: one.cloud, one.now)
+        self.pools = NodePools(
+            container,
+            run_label("gs://b/r"),
+            "ada",
+            one.gke.view,
+            lambda: one.cloud,
+            one.now,
+            recorded=lambda: one.journal.slices.values(),
+        )
         self.reconciler = Reconciler(one.journal, self, self.pools, lambda tell: None, one.now)
 
     def look(self) -> Decision | None:
