@@ -151,7 +151,7 @@ def test_a_stage_without_what_it_reads_says_what_to_run(run: Path, tmp_path: Pat
     process = job("pretrain", tmp_path / "nothing")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == Exit.CONFIGURATION
-    assert "has no configuration: begin with `nanocode run" in one_line(errors)
+    assert "is no run directory" in one_line(errors)
 
 
 def test_a_half_written_marker_is_set_aside_and_the_stage_done_again(run: Path) -> None:
