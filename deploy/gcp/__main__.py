@@ -108,19 +108,23 @@ def _end(code: Exit, error: Exception) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m deploy.gcp", description="Deploy runs to a Google Cloud project.")
-    parser.add_argument("--env", default="deploy.env", metavar="FILE")
+    parser.add_argument("--env", default="deploy.env", metavar="FILE", help="project, zones, bucket [deploy.env]")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     commands.add_parser("setup", help="what the project needs before the first run; never deletes")
     deploy = commands.add_parser("deploy", help="begin a run, or change one")
-    deploy.add_argument("preset", choices=release.PRESETS)
+    deploy.add_argument("preset", choices=release.PRESETS, help="size of the model, and of the machine")
     deploy.add_argument("--yes", action="store_true", help="stages that a change makes stale may run again")
     commands.add_parser("status", help="how far runs are")
     commands.add_parser("undeploy", help="end a run and remove its release; the data stays")
     log = commands.add_parser("logs", help="what a stage says, over attempts and hosts")
-    log.add_argument("stage")
-    for wish in ("suspend", "resume", "cancel"):
-        commands.add_parser(wish)
+    log.add_argument("stage", help="such as pretrain")
+    for wish, what in (
+        ("suspend", "stop a run, saved"),
+        ("resume", "go on with it"),
+        ("cancel", "stop a run for good"),
+    ):
+        commands.add_parser(wish, help=what)
     for command in commands.choices.values():
         command.add_argument("--name", metavar="RELEASE", help="the run; the only one there is, if left out")
     return parser

@@ -37,7 +37,7 @@ class Refused(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m deploy.images", description=__doc__)
-    parser.add_argument("action", choices=("build", "push"))
+    parser.add_argument("action", choices=("build", "push"), help="push builds too")
     parser.add_argument("--builder", default="", help=f"one of {', '.join(PROBES)}")
     parser.add_argument("--repository", default="", help="such as REGION-docker.pkg.dev/PROJECT/nanocode")
     parser.add_argument("--tag", default="", help="default: git describe")
