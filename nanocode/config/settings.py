@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from nanocode.config.refusals import cause, requirement
 from nanocode.config.shape import ModelShape
 from nanocode.run.exits import ConfigurationError
 
@@ -99,6 +100,8 @@ class Corpus(Section):
     @classmethod
     def _a_bare_path_is_a_source(cls, value: Any) -> Any:
         several = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(several, list | tuple):
+            return several  # pydantic says what is wrong with it
         return [{"location": one} if isinstance(one, str) else one for one in several]
 
 
@@ -138,7 +141,7 @@ class Training(Section):
 
 class Pretrain(Training):
     steps: int | None = Field(default=None, gt=0)
-    """None: corpus.tokens / batch_tokens, each token once."""
+    """Optimizer steps; None: corpus.tokens / batch_tokens, each token once."""
     copy_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the rows that repeat a random span to their end: a tiny model learns to copy from them."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -382,6 +385,14 @@ class Controller(Section):
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
     """URL that is sent a JSON POST (`{"text": ...}`, as Slack takes it) on done, failed, stalled and budget warning."""
 
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            # Whoever knows the address may post there: it is not repeated.
+            raise ValueError("controller.webhook is no http(s) address: write https://HOST/PATH")
+        return value
+
 
 class Cloud(Section):
     """Slices that are asked for, and what they are. All of it is read live; where they may be is `controller.zones`."""
@@ -558,7 +569,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         return _read_yaml(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read --config {path} ({error}): check the path") from None
+        raise ConfigurationError(
+            f"cannot read --config {path} ({cause(error)}): give a YAML file of settings"
+        ) from None
 
 
 def _read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -612,8 +625,9 @@ def _explain(error: Any) -> str:
         return f"no setting is called {key}: {hint}"
     if error["type"] == "missing":
         return f"setting {key} has no value: set it, or begin from a preset"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+    if error["type"] == "value_error":
+        return requirement(error)
+    return f"{key} = {error['input']!r} cannot be: it {requirement(error)}"
 
 
 def known_keys() -> list[str]:

@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     ("setting", "told"),
     [
         ("pretrain.step=5", "no setting is called pretrain.step: did you mean pretrain.steps?"),
-        ("pretrain.steps=many", "pretrain.steps = 'many'"),
+        ("pretrain.steps=many", "pretrain.steps = 'many' cannot be: it has to be a whole number"),
         ("pretrain.batch_tokens=1000", "pretrain.batch_tokens 1000 is not a multiple of model.context 384"),
         ("model.heads=3", "width 128 is not divisible by heads 3"),
         ("corpus.sources=/nowhere/at/all", "corpus.sources '/nowhere/at/all' is not there"),
