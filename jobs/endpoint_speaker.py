@@ -26,7 +26,7 @@ class EndpointSpeaker:
         try:
             endpoint = Endpoint(url=url, model=model, options=options)
         except ValidationError as error:
-            raise UsageError(f"--endpoint {url}: {requirement(error.errors()[0])}") from None
+            raise UsageError(f"--endpoint {url}: {requirement(error.errors()[0])} (here OPENAI_API_KEY)") from None
         self._policy = EndpointPolicy(endpoint, read_soul(None))
         self.label, self.context = f"{model} at {url}", CONTEXT
 

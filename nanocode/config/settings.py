@@ -626,7 +626,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"setting {key} has no value: set it, or begin from a preset"
     if error["type"] == "value_error":
-        return requirement(error)
+        message = requirement(error)
+        return message if key in message else f"{key}: {message}"
     return f"{key} = {error['input']!r} cannot be: it {requirement(error)}"
 
 

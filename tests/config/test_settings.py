@@ -143,7 +143,10 @@ def test_of_an_endpoint_only_what_changes_its_answers_or_their_number_is_digeste
         ("synth.teacher.model=m", "setting synth.teacher.url has no value"),
         ("synth.critic.model=m", "setting synth.critic.url has no value"),
         ("synth.critic=maybe", "synth.critic = 'maybe' cannot be: it has to be true or false"),
-        ("synth.teacher={url: 'http://a/v1?key=1', model: m}", "a key belongs into the variable"),
+        (
+            "synth.teacher={url: 'http://a/v1?key=1', model: m}",
+            "synth.teacher.url: write http(s)://HOST/v1; a key belongs",
+        ),
     ],
 )
 def test_what_synth_cannot_do_is_refused(assignment: str, told: str) -> None:
