@@ -46,8 +46,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 # A server that asks for a longer pause than this is out of order for us.
 LONGEST_RETRY_AFTER = 300.0
 CONNECT_SECONDS = 10.0
-# The longest error a server may tell us, before white space is squeezed and the rest cut.
 ERRNO = re.compile(r"\[Errno -?\d+\] ")
+# The longest error a server may tell us, before white space is squeezed and the rest cut.
 TOLD_CHARACTERS = 5000
 
 
