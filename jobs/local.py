@@ -20,6 +20,7 @@ from nanocode.run.exits import Exit, UsageError
 from nanocode.run.graph import Stage, order, select
 from nanocode.run.intent import change_intent, forgive
 from nanocode.run.liveness import last_sign, seems_alive
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import open_store
 
 
@@ -53,6 +54,7 @@ def run(
     if not all(settling.is_done(directory, stage, settings) for stage in chosen):
         wanted = tuple(stage.name for stage in chosen) if stages else ()
         change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
+        outlive_listeners()
         _tell_of_others(directory, chosen)
         if settings.budget.dollars is not None and not settings.controller.dollars_per_slice_hour.get(ZONE):
             what = f"controller.dollars_per_slice_hour.{ZONE} (what an hour of this machine costs)"

@@ -180,7 +180,14 @@ class Run:
             view = NodePoolView(self._cluster, run, lambda: self.journal.cloud.machine_type, self._clock)
             owner, label = cloud.owner or self.namespace, run_label(self.directory.store.url)
             self._pools = NodePools(
-                container, label, owner, view, lambda: self.journal.cloud, self._clock, self._nodes_are_cool
+                container,
+                label,
+                owner,
+                view,
+                lambda: self.journal.cloud,
+                self._clock,
+                self._nodes_are_cool,
+                lambda: self.journal.slices,
             )
         return self._pools
 

@@ -32,6 +32,7 @@ from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.graph import STAGES
 from nanocode.run.segments import SegmentWriter
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import AlreadyExists, StorageError, open_store
 
 NAME = "keeper.json"
@@ -260,6 +261,7 @@ def main() -> int:
     parser.add_argument("--of", type=int, default=1, help="in a pod: how many there are")
     parser.add_argument("--termination-log", type=Path, default=TERMINATION_LOG, help="in a pod: for its last line")
     options = parser.parse_args()
+    outlive_listeners()
     pod = Pod(options.worker, options.of, options.termination_log) if options.worker is not None else None
     stage = STAGES[options.stage]
     try:

@@ -33,6 +33,7 @@ from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.settling import read_settings
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import StorageError, open_store
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ TIMES_TO_LEAVE_AT_ONCE = 2
 PATIENCE = 20
 """Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on. Told to leave
 meanwhile, it has them save and ends with them."""
+
+
+SECONDS_FOR_LAST_WORDS = 5.0
+"""How long it is tried to tell what there is to tell, with nothing else left to do."""
 
 
 class Told:
@@ -74,6 +79,8 @@ class Told:
             return False
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.times:
+            return  # of a terminal that closes both the shell and the kernel say so: nobody is impatient
         self.times += 1
         os.write(self._writable, b"!")
 
@@ -186,6 +193,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
         provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
         decision = _until_rest(reconciler, journal, backend, told)
+        _tell_the_rest(reconciler, backend, told)
     return _verdict(run, journal, backend, decision)
 
 
@@ -221,6 +229,13 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines
             if journal.leaving:
                 backend.hurry()
             journal.leaving = True
+
+
+def _tell_the_rest(reconciler: Reconciler, backend: Machines, told: Told) -> None:
+    until = time.monotonic() + SECONDS_FOR_LAST_WORDS
+    while reconciler.untold and not told.news() and time.monotonic() < until:
+        backend.wait(0.5, told.handle)
+        reconciler.tell_again()
 
 
 def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decision: Decision) -> Exit:
@@ -270,6 +285,7 @@ def main() -> int:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="more of it, for jobs")
     options = parser.parse_args()
+    outlive_listeners()
     environment = dict(pair.split("=", 1) for pair in options.environment)
     try:
         return control(RunDirectory(open_store(options.run_dir)), environment)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Process, Seen, Slice
 from deploy.controller.reconcile import STRANGER_SECONDS, Reconciler
 from deploy.controller.record import RunJournal
 from nanocode.config.settings import load
 from nanocode.run.attempts import End, Ending
 from nanocode.run.directory import RunDirectory
+from nanocode.run.intent import change_intent
 from nanocode.storage.objects import LocalStore
 
 KEY = ("tokenizer", 7)
@@ -90,6 +92,30 @@ def test_a_process_whose_attempt_has_ended_is_killed_at_once(journal: RunJournal
     assert machine.killed == [KEY]
 
 
+class Mute(RunJournal):
+    """Cannot note for so many tries that anything is told."""
+
+    tries = 2
+
+    def told(self, key: str) -> bool:
+        self.tries -= 1
+        if self.tries >= 0:
+            raise Unreachable("the bucket gives no answer")
+        return super().told(key)
+
+
+def test_what_could_not_be_noted_is_told_again_and_once(journal: RunJournal) -> None:
+    change_intent(journal._run, stages=("corpus",))  # which never becomes possible: that is news
+    heard: list[str] = []
+    controller = Reconciler(Mute(journal._run), Idle(), NoSlices(), lambda tell: heard.append(tell.text))
+    assert controller.once().resting
+    controller.tell_again()
+    assert (heard, len(controller.untold)) == ([], 1)
+    controller.tell_again(), controller.tell_again(), controller.once()
+    assert (len(heard), controller.untold) == (1, [])
+    assert heard[0].startswith("the run has stopped: stage corpus")
+
+
 class OneSlice(NoSlices):
     """Shows one slice; a test says what it is like."""
 
@@ -132,8 +158,8 @@ def test_what_the_cloud_tells_of_a_slice_is_written_exactly(journal: RunJournal)
     assert life_of(journal, OneSlice(), [0.0], told=True) == (1003.0, 2004.0)
 
 
-def test_what_it_does_not_tell_is_seen_a_look_late_at_both_ends(journal: RunJournal) -> None:
-    assert life_of(journal, OneSlice(), [0.0], told=False) == (1010.0, 2010.0)
+def test_what_it_does_not_tell_is_rounded_up_to_a_look_at_both_ends(journal: RunJournal) -> None:
+    assert life_of(journal, OneSlice(), [0.0], told=False) == (1000.0, 2010.0)
 
 
 def test_a_new_controller_knows_when_the_one_before_it_looked(journal: RunJournal, tmp_path: Path) -> None:
@@ -144,4 +170,4 @@ def test_a_new_controller_knows_when_the_one_before_it_looked(journal: RunJourna
     provisioner.shown, now[0] = Slice("slice-1", "east", usable=True), 1030.0
     again = RunJournal(RunDirectory(LocalStore(tmp_path / "run")))
     controller_of_one_slice(again, provisioner, now).once()
-    assert again.read().slices[0].ready == 1010.0, "it may have come as soon as nobody looked any more"
+    assert again.read().slices[0].ready == 1000.0, "it may have come as soon as nobody looked any more"
