@@ -20,6 +20,7 @@ from jobs.transcript import Transcript
 from jobs.turn import Desk, open_workspace
 from jobs.undo import Change, undo
 from nanocode.agent.conversation import Conversation, Message, to_json
+from nanocode.config.refusals import cause
 from nanocode.run.exits import Exit
 
 HELP = (
@@ -134,7 +135,7 @@ class Chat:
             target = Path(path).expanduser()
             target.write_text(json.dumps(to_json(self._messages), indent=1, ensure_ascii=False) + "\n", "utf-8")
         except (OSError, ValueError) as error:
-            self._transcript.complain(f"cannot write {path} ({error})")
+            self._transcript.complain(f"cannot write {path} ({cause(error)}): give a file in a folder that is there")
             return
         self._transcript.note(f"(saved to {target})")
 
