@@ -34,6 +34,7 @@ from deploy.provisioners import gke_client
 from deploy.provisioners.gke import NodePools
 from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
+from deploy.provisioners.regions import refuse_elsewhere
 from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
@@ -217,6 +218,8 @@ class Run:
         self.problem, self.fatal = "", False
         try:
             self.spec = trainingrun.spec_of(training_run)
+            if self.spec.provisioner != "existing":
+                refuse_elsewhere(self.directory.store.url, self.spec.zones)
             if settled.changed(training_run):
                 settled.wish(self.directory, self.spec)
             settled.settle(self.directory, self.spec)

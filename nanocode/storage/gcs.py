@@ -189,6 +189,26 @@ def open_bucket(name: str) -> "Bucket":
         raise StorageError(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
 
 
+def bucket_places(url: str) -> tuple[str, ...]:
+    """Where a bucket keeps its objects: a region, the two of a dual-region, or `us`, `eu`, `asia`, in lower case.
+
+    Empty where nobody says so: an emulator, or credentials without `storage.buckets.get`, which a run does not need.
+    """
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    scheme, _, rest = url.partition("://")
+    if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return ()
+    bucket = open_bucket(rest.partition("/")[0])
+    try:
+        bucket.reload(timeout=TIMEOUT_SECONDS)
+    except (GoogleAPIError, GoogleAuthError, RequestException):
+        return ()
+    return tuple(place.lower() for place in bucket.data_locations or [bucket.location] if place)
+
+
 def gcs_retry() -> object:
     """The client library's own retry policy: transient errors, exponential back-off, 120 s in all."""
     from google.cloud.storage.retry import DEFAULT_RETRY
