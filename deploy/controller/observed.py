@@ -159,3 +159,5 @@ class Observed:
     """When somebody looked before this, as far as that is known."""
     dollars_per_hour_at_work: float = 0.0
     """What cluster and CPU nodes cost while an attempt lives or a slice is held."""
+    dollars_stored: float = 0.0
+    """What keeping the run has cost so far, as an estimate."""

@@ -115,6 +115,12 @@ class GcsStore:
             blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
             return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
 
+    def size(self) -> int:
+        with translated_gcs(self.url):
+            fields = "items(size),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
+            return sum(int(blob.size or 0) for blob in blobs)
+
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
         full = f"{self._prefix}{stem}/" if stem else self._prefix
