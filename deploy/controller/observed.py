@@ -135,6 +135,8 @@ class Slice:
     that an autoscaler fills is usable before they are there."""
     reason: str = ""
     """What its trouble is, in one sentence with the next move."""
+    maker: str = ""
+    """The provisioner that was asked for it, where a run may change from one to another."""
     permanent: bool = False
     """Somebody else's: never requested, never released (this machine; a pool that is there anyway)."""
 

@@ -65,6 +65,8 @@ class RunJournal:
         self._shown: tuple[float, str] = (0.0, "")
         self._shown_before: float | None = None
         self._asked_when_shown = False
+        self.maker: Callable[[], str] = lambda: ""
+        """The provisioner that is asked for slices now."""
         self._stored: list[tuple[float, int]] | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -233,6 +235,7 @@ class RunJournal:
 
     def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         wish = {"zone": zone, "dollars_per_hour": dollars_per_hour, "at": at}
+        wish |= {"maker": maker} if (maker := self.maker()) else {}
         if self._create(f"slices/{name}/REQUEST.json", wish):
             return zone
         return str(_answered(lambda: self._fact(name, "REQUEST"))["zone"])
@@ -286,7 +289,7 @@ def _slice(name: str, known: Slice | None, facts: dict[str, dict[str, Any]]) -> 
     for stem, fact in facts.items():
         if stem in FACTS:
             values[FACTS[stem]] = fact["at"]
-            values |= {key: fact[key] for key in ("zone", "dollars_per_hour") if key in fact}
+            values |= {key: fact[key] for key in ("zone", "dollars_per_hour", "maker") if key in fact}
         else:
             values["trouble"], values["reason"] = Trouble(stem), str(fact.get("reason", ""))
     return Slice(**values)
