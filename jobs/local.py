@@ -11,6 +11,7 @@ from deploy.local.backend import ZONE
 from deploy.local.chaos import parse_chaos, supervise
 from deploy.local.loop import control
 from jobs.console import set_up_logging
+from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
 from nanocode.run import settling
 from nanocode.run.attempts import End, recorded
@@ -28,6 +29,7 @@ def dry_run(location: str, preset: str | None, overrides: Sequence[str], config:
     from nanocode.synth.plan import plan
 
     settings, _ = settling.proposed(RunDirectory(open_store(location)), preset, overrides, config)
+    read_soul(settings.soul)
     print(plan(settings))
     return Exit.DONE
 
@@ -85,7 +87,9 @@ def settle(
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was changed")
 
-    return settling.settle(directory, *settling.proposed(directory, preset, overrides, config), accept)
+    settings, before = settling.proposed(directory, preset, overrides, config)
+    read_soul(settings.soul)  # one that is wrong is refused before anybody is asked, and before anything is written
+    return settling.settle(directory, settings, before, accept)
 
 
 def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:

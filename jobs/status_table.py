@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nanocode.config.prices import GIGABYTE
 from nanocode.report.words import MISSING, dollars, duration, listing, quantity, share
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -69,6 +70,9 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         title.append(f", {found['reason']}")
     if found["spent_dollars"]:
         title.append(f", {dollars(found['spent_dollars'])} spent")
+    if found.get("stored_dollars"):
+        kept = f"{found['stored_bytes'] / GIGABYTE:.1f} GB in its bucket"
+        title.append(f", about {dollars(found['stored_dollars'])} of it for {kept}")
     if found["forecast_dollars"] and found["state"] != "done":
         without = f" without {listing(found['forecast_without'])}" if found["forecast_without"] else ""
         title.append(f", about {dollars(found['forecast_dollars'])} by the end{without}")
@@ -86,7 +90,20 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         table.add_row(stage["name"], _state(stage["state"]), *(cell(stage) for _, cell in shown))
     telling = [one for one in found["stages"] if one["reason"] and one["state"] != "waiting"]
     reasons = [Text(f"{one['name']}: {one['reason']}", style="dim") for one in telling]
-    return Group(title, table, *reasons)
+    return Group(title, table, *reasons, *_results(found))
+
+
+def _results(found: dict[str, Any]) -> list[Text]:
+    """How good the agent is, where to read more, and how to talk to it."""
+    said = []
+    if (agent := found.get("agent")) is not None:
+        low, high = agent["interval"]
+        said += [f"pass@1 after {agent['stage']}: {agent['pass@1']:.0%} of unseen tasks ({low:.0%} to {high:.0%})"]
+    if found.get("report"):
+        said += [f"report: {found['report']}"]
+    if agent is not None:
+        said += [f"talk to it: nanocode chat {found['run']}"]
+    return [Text(line, overflow="fold") for line in said]
 
 
 def table(found: dict[str, Any], width: int | None = None) -> str:

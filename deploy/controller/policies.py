@@ -227,18 +227,17 @@ def zones(slices: Iterable[Slice], policy: Controller, now: float) -> list[str]:
 # -- money -------------------------------------------------------------------------------------------------------------
 
 
-def came(one: Slice, seen: Observed, policy: Controller) -> float | None:
-    """When a slice began to cost, as the cloud says; else when the first look could have seen it. None: now.
+def came(one: Slice, seen: Observed) -> float | None:
+    """When a slice began to cost, as the cloud says; else the look that did not show it yet. None: now.
 
-    So a bill is out by less than a look for each slice: what is seen late at the one end is seen late at the other.
-    Where nobody looked for longer, it is rounded up.
+    A bill is rounded up: by less than a look at either end that the cloud does not tell.
     """
     if one.since is not None:
         return one.since
     if seen.looked is None or one.requested is None:
         return None
-    next_look = max(one.requested, seen.looked + policy.seconds_between_looks)
-    return next_look if next_look < seen.now else None
+    before = max(one.requested, seen.looked)
+    return before if before < seen.now else None
 
 
 def bill(seen: Observed) -> dict[str, float]:
@@ -265,10 +264,11 @@ def _end(one: Slice, now: float) -> float:
 
 
 def spent(seen: Observed) -> float:
-    """Dollars so far: the slices, and what cluster and CPU nodes cost while the run was at work."""
+    """Dollars so far: the slices, what cluster and CPU nodes cost while the run was at work, and its bucket."""
     lives = [_life(attempt, seen.now) for stage in seen.stages for attempt in stage.attempts]
     holds = [(one.requested, _end(one, seen.now)) for one in seen.slices if one.requested is not None]
-    return sum(bill(seen).values()) + hours(union([*lives, *holds])) * seen.dollars_per_hour_at_work
+    at_work = hours(union([*lives, *holds])) * seen.dollars_per_hour_at_work
+    return sum(bill(seen).values()) + at_work + seen.dollars_stored
 
 
 def burning(seen: Observed) -> list[float]:

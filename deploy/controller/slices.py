@@ -13,6 +13,7 @@ from deploy.controller.policies import (
     hopeless,
     idle_seconds,
     last_reason,
+    lost,
     out_of_grace,
     user_of,
     zones,
@@ -31,8 +32,8 @@ def slice_actions(
         if one.requested is None or (one.gone is not None and not one.present):
             continue
         reason = _needless(one, seen, policy, states, taken, stopped)
-        if one.ready is None and (one.since is not None or (held(one) and has_machines(one))):
-            yield Note(one.name, "ready", at=came(one, seen, policy))
+        if one.ready is None and (one.since is not None or (held(one) and (has_machines(one) or lost(one)))):
+            yield Note(one.name, "ready", at=came(one, seen))
         if not one.present and (one.ready is not None or one.released is not None):
             yield Note(one.name, "gone", at=one.until)
         elif one.gone is not None or one.released is not None:

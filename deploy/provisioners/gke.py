@@ -6,7 +6,7 @@ being made), and why a pool could not be made that nobody shows now; asked again
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -47,10 +47,12 @@ class NodePools:
         cloud: Callable[[], Cloud] = Cloud,
         clock: Callable[[], float] = time.time,
         cool: Callable[[], bool] = lambda: True,
+        recorded: Callable[[], Iterable[Slice]] = tuple,
     ) -> None:
-        """`run`: as `labels.run_label` words it. `cool`: whether no node has just refused a pod."""
+        """`run`: as `labels.run_label` words it. `cool`: whether no node has just refused a pod. `recorded`: the slices
+        of the journal."""
         self._container, self._run, self._owner, self._view = container, run, owner, view
-        self._cloud, self._clock, self._cool = cloud, clock, cool
+        self._cloud, self._clock, self._cool, self._recorded = cloud, clock, cool, recorded
         self._pools: dict[str, Pool] = {}
         """By slice, as the last look has found them."""
         self._operations: dict[str, Operation] = {}
@@ -76,10 +78,22 @@ class NodePools:
             for name in [name for name in self._operations if name not in self._pools]:
                 if (one := self._being_made(name)) is not None:
                     found[name] = one
+            gone = self._deleted(found)
         except Refused as no:
             raise Unreachable(in_words(no, self._container.where)) from no
         self._refused = {name: one for name, one in self._refused.items() if name not in found}
-        return {**found, **self._refused}
+        return {**found, **self._refused, **gone}
+
+    def _deleted(self, found: Mapping[str, Slice]) -> dict[str, Slice]:
+        """When slices went that cost something when they were last seen, as far as GKE's operations tell it."""
+        gone: dict[str, Slice] = {}
+        for one in self._recorded():
+            if one.ready is not None and one.gone is None and one.name not in found and not one.permanent:
+                done = [each for each in self._container.operations(name_of(self._run, one.name)) if each.ended]
+                last = next((each for each in done if each.kind == "DELETE_NODE_POOL" and each.error is None), None)
+                if last is not None:
+                    gone[one.name] = Slice(one.name, one.zone, present=False, until=last.ended)
+        return gone
 
     def pool_of(self, slice: str) -> str:
         """The node pool that a slice is; `LookupError` for a slice that is gone."""
@@ -198,7 +212,7 @@ class NodePools:
         there = self.observe()
         for name in self._pools:
             self.release(name)
-        return not [name for name in there if name not in self._refused]
+        return not [name for name, one in there.items() if one.present and name not in self._refused]
 
     def _begun(self, pool: str) -> Operation | None:
         """The creation of this pool, where a controller before us began it and GKE does not show it yet."""

@@ -6,6 +6,7 @@ pass over a lost reply in silence. Nothing here waits for an operation.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -38,6 +39,8 @@ class Operation:
     """Name of the node pool that it is about, if it is about one."""
     under_way: bool
     started: str
+    ended: float | None = None
+    """Unix seconds; None where it is not said."""
     error: tuple[str, str] | None = None
     """Code and message."""
 
@@ -170,6 +173,7 @@ class Container:
             pool=_pool_of(one.target_link, self.where.cluster),
             under_way=_name(one.status) in UNDER_WAY,
             started=one.start_time,
+            ended=datetime.fromisoformat(one.end_time).timestamp() if one.end_time else None,
             error=error,
         )
 

@@ -20,7 +20,7 @@ import structlog
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners import labels
-from deploy.provisioners.queued_states import is_active, labels_of, trouble_of
+from deploy.provisioners.queued_states import deletions, is_active, labels_of, trouble_of
 from deploy.provisioners.refusals import NO_CREDENTIALS, NO_PROJECT, Asked, Refusal, refusal
 from deploy.provisioners.vm.node import Parameters, queued_resource
 from nanocode.config.settings import Cloud
@@ -110,7 +110,9 @@ class QueuedResources:
         zones = sorted({one.zone for one in known})
         found: dict[str, Slice] = {}
         silent: list[Unreachable] = []
-        for zone, answer in zip(zones, self._threads.map(self._look, zones), strict=True):
+        costing = [one for one in known if one.ready is not None and one.gone is None]
+        answers = self._threads.map(lambda zone: self._look(zone, [one for one in costing if one.zone == zone]), zones)
+        for zone, answer in zip(zones, answers, strict=True):
             if isinstance(answer, Refusal):
                 found |= self._in_a_closed_zone(zone, answer, known)
             elif isinstance(answer, Unreachable):
@@ -176,7 +178,7 @@ class QueuedResources:
         """Have a queued resource and its machines deleted; none of that name is no error."""
         from google.cloud import tpu_v2
 
-        name = f"{self._parent(zone)}/queuedResources/{called}"
+        name = self._full_name(zone, called)
         # No request id: a deletion that was answered and came to nothing must be possible again.
         asking = tpu_v2.DeleteQueuedResourceRequest(name=name, force=True)
         try:
@@ -194,19 +196,48 @@ class QueuedResources:
         except _Refused as error:
             raise Unreachable(error.refusal.sentence) from error
 
-    def _look(self, zone: str) -> Mapping[str, Slice] | Refusal | Unreachable:
+    def _look(self, zone: str, costing: Iterable[Slice]) -> Mapping[str, Slice] | Refusal | Unreachable:
+        """`costing`: those that cost something when they were last seen."""
+        found = {}
         try:
-            there = self._list(zone)
+            for resource in self._list(zone):
+                whose = labels.owned(labels_of(resource))
+                if whose is not None and whose.run == self._run:
+                    found[whose.slice] = self._slice(whose.slice, zone, resource)
+            return found | self._deleted(zone, [one for one in costing if one.name not in found])
         except _Refused as error:
             return error.refusal
         except Unreachable as error:
             return error
+
+    def _deleted(self, zone: str, gone: Iterable[Slice]) -> dict[str, Slice]:
+        """When these went, as far as the deletions that the API remembers tell it."""
+        if not gone:
+            return {}
+        try:
+            told = deletions(self._operations(zone))
+        except _Refused as error:
+            log.warning("nobody says when slices went: they are billed until now", why=error.refusal.sentence)
+            return {}
         found = {}
-        for resource in there:
-            whose = labels.owned(labels_of(resource))
-            if whose is not None and whose.run == self._run:
-                found[whose.slice] = self._slice(whose.slice, zone, resource)
+        for one in gone:
+            began = told.get(self._full_name(zone, labels.name_of(self._run, one.name)), ())
+            until = min((at for at in began if at >= (one.ready or 0.0)), default=None)
+            if until is not None:
+                found[one.name] = Slice(one.name, zone, present=False, until=until)
         return found
+
+    def _operations(self, zone: str) -> list[Any]:
+        from google.longrunning import operations_pb2
+
+        asking = operations_pb2.ListOperationsRequest(name=self._parent(zone), page_size=PAGE)
+        found: list[Any] = []
+        while True:
+            answer = self._call("list_operations", asking, zone)
+            found += answer.operations
+            asking.page_token = answer.next_page_token
+            if not asking.page_token:
+                return found
 
     def _list(self, zone: str) -> list[Any]:
         from google.cloud import tpu_v2
@@ -258,6 +289,9 @@ class QueuedResources:
 
     def _parent(self, zone: str) -> str:
         return f"projects/{self._connection.project}/locations/{zone}"
+
+    def _full_name(self, zone: str, called: str) -> str:
+        return f"{self._parent(zone)}/queuedResources/{called}"
 
     def _asked(self, zone: str) -> Asked:
         return Asked(self._connection.project, zone, self._cloud().accelerator_type)

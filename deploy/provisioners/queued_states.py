@@ -4,6 +4,7 @@ The states are `google.cloud.tpu_v2.QueuedResourceState`'s (docs.cloud.google.co
 later version of the API adds arrives as a number: the slice is there, and of no use.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,20 @@ def trouble_of(resource: Any, asked: Asked, queue_minutes: float, now: float) ->
         minutes = f"{queue_minutes:g} minutes"
         return Refusal(Trouble.STOCKOUT, f"zone {asked.zone} had no free {asked.accelerator} for {minutes}")
     return None
+
+
+def deletions(operations: Iterable[Any]) -> dict[str, list[float]]:
+    """Full name of a queued resource -> when deletions of it began that did not fail: after the first of them none of
+    its machines was READY, and none has cost anything (cloud.google.com/tpu/pricing)."""
+    from google.cloud import tpu_v2
+
+    found: dict[str, list[float]] = {}
+    for one in operations:
+        told = tpu_v2.OperationMetadata.pb(tpu_v2.OperationMetadata())
+        is_told = one.metadata.Unpack(told) and told.HasField("create_time")
+        if is_told and told.verb == "delete" and not one.HasField("error"):
+            found.setdefault(told.target, []).append(told.create_time.ToNanoseconds() / 1e9)
+    return found
 
 
 def labels_of(resource: Any) -> dict[str, str]:

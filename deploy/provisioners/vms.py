@@ -155,9 +155,9 @@ class SliceVms:
         shown = self._shown()
         if shown is None:
             return ""
-        if slice not in shown:
+        one = shown.get(slice)
+        if one is None or not one.present:
             return f"{slice} is gone"
-        one = shown[slice]
         return (one.reason or one.trouble.value) if one.trouble in TAKEN and one.trouble is not None else ""
 
     def _disobeys(self, key: Key) -> bool:

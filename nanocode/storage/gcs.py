@@ -81,7 +81,7 @@ class GcsStore:
     def write(self, name: str, data: bytes) -> None:
         blob = self._blob(name)
         with translated_gcs(self._where(name), writing=True):
-            # Named by content, so repeating the upload is harmless, which the client cannot know by itself.
+            # By the contract of `write` repeating the upload is harmless, which the client cannot know by itself.
             blob.upload_from_string(data, "application/octet-stream", timeout=TIMEOUT_SECONDS, retry=gcs_retry())
 
     def delete(self, name: str, generation: int | None = None) -> None:
@@ -114,6 +114,12 @@ class GcsStore:
             fields = "items(name,generation),nextPageToken"
             blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
             return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
+
+    def size(self) -> int:
+        with translated_gcs(self.url):
+            fields = "items(size),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
+            return sum(int(blob.size or 0) for blob in blobs)
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
@@ -189,6 +195,26 @@ def open_bucket(name: str) -> "Bucket":
         raise StorageError(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
 
 
+def bucket_places(url: str) -> tuple[str, ...]:
+    """Where a bucket keeps its objects: a region, the two of a dual-region, or `us`, `eu`, `asia`, in lower case.
+
+    Empty where nobody says so: an emulator, or credentials without `storage.buckets.get`, which a run does not need.
+    """
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    scheme, _, rest = url.partition("://")
+    if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return ()
+    bucket = open_bucket(rest.partition("/")[0])
+    try:
+        bucket.reload(timeout=TIMEOUT_SECONDS)
+    except (GoogleAPIError, GoogleAuthError, RequestException):
+        return ()
+    return tuple(place.lower() for place in bucket.data_locations or [bucket.location] if place)
+
+
 def gcs_retry() -> object:
     """The client library's own retry policy: transient errors, exponential back-off, 120 s in all."""
     from google.cloud.storage.retry import DEFAULT_RETRY
@@ -200,7 +226,7 @@ def gcs_retry() -> object:
 def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
     """The same for what the GCS client raises, except a failed precondition, whose meaning the caller knows."""
     from google.api_core import exceptions as api
-    from google.auth.exceptions import GoogleAuthError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
 
     try:
@@ -212,8 +238,15 @@ def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
             raise StorageError(f"cannot write {where}: the bucket does not exist: create it first") from error
         raise NotFound(f"{where} is not there: check bucket and name") from error
     except (api.Forbidden, api.Unauthorized, GoogleAuthError) as error:
+        # Without an answer from whoever gives out tokens nothing is said about the credentials.
+        if isinstance(error, TransportError) or (isinstance(error, GoogleAuthError) and error.retryable):
+            raise _unheard(where, error) from error
         move = "check the credentials, and that they may read and write objects in this bucket"
         raise StorageError(f"not allowed to use {where}: {move}") from error
     except (api.GoogleAPIError, RequestException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StorageError(f"cannot use {where} ({reason}): check the network and try again") from error
+        raise _unheard(where, error) from error
+
+
+def _unheard(where: str, error: Exception) -> StorageError:
+    reason = " ".join(str(error).split())[:200]
+    return StorageError(f"cannot use {where} ({reason}): check the network and try again")

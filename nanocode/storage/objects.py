@@ -73,7 +73,11 @@ class Store(Protocol):
         """Publish over the given generation; `StaleGeneration` if another one is there by now."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Publish an immutable output whose name fixes its content: whoever comes last changes nothing."""
+        """Publish an immutable output whose name fixes its content: whoever comes last changes nothing.
+
+        Without a generation, so what a lost request does late may be put over what came after it. Of objects that
+        change it is for notes that are written again and again, where an older one is as good for a moment.
+        """
 
     def delete(self, name: str, generation: int | None = None) -> None:
         """Remove the object, if given only at this generation; an absent one is no error without a generation."""
@@ -86,6 +90,9 @@ class Store(Protocol):
 
     def generations(self) -> dict[str, int]:
         """Every name, with a number that changes with the object: for showing, not for `replace` or `delete`."""
+
+    def size(self) -> int:
+        """Bytes of all objects. A bucket is asked once per `PAGE` names, so not often."""
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         """The next part of every name below `folder`, sorted, once each: cheap however deep the store is."""
@@ -207,6 +214,13 @@ class LocalStore:
                 status = (self.root / name).stat()
                 found[name] = hash((status.st_mtime_ns, status.st_ino, status.st_size))
         return found
+
+    def size(self) -> int:
+        total = 0
+        for name in self.list():
+            with suppress(OSError):  # deleted meanwhile
+                total += self._path(name).stat().st_size
+        return total
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         path = self.root / checked_prefix(folder)

@@ -7,6 +7,8 @@ What it does, and where the real one is documented (nothing here was read off th
   the quota until it is deleted.
 - `force`: cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.queuedResources/delete.
 - `request_id`: "idempotent request UUID"; google.aip.dev/155: the same one is answered with the first answer.
+- Operations, with target, verb, and when they began and ended: `google.cloud.tpu_v2.types.OperationMetadata`, and
+  cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.operations/list. Verbs are our reading.
 - Money: cloud.google.com/tpu/pricing: a node costs while it is READY.
 - Words of refusals: stockout (google.rpc code 8) as in github.com/GoogleCloudPlatform/magic-modules/pull/7297, quota
   as in github.com/marin-community/marin/issues/3200, a zone without the accelerator as in
@@ -123,7 +125,7 @@ class TpuService:
         resource.create_time = self._timestamp()
         queued = self.all[name] = Queued(resource, zone, int(chips))
         queued.become(State.ACCEPTED)
-        operation = self._operation(zone, done=False)
+        operation = self._operation(name, "create")
         self.world.after(self.times.accept, lambda: self._accepted(queued, operation))
         limit_at = resource.queueing_policy.valid_until_duration
         if limit_at:
@@ -146,14 +148,14 @@ class TpuService:
         )
 
     def delete_queued_resource(self, request: Any) -> Any:
-        zone = self._check(request.name, "tpu.queuedResources.delete")
+        self._check(request.name, "tpu.queuedResources.delete")
         if request.request_id in self.answered:
             return self.answered[request.request_id]
         queued = self._found(request.name)
         idle = (State.ACCEPTED, State.FAILED, State.SUSPENDED)
         if not request.force and queued.state not in idle:
             raise Refusal(Code.FAILED_PRECONDITION, f"{request.name} is {queued.state.name}: delete its nodes first")
-        operation = self._operation(zone, done=False)
+        operation = self._operation(queued.name, "delete")
         if queued.state is not State.DELETING:
             queued.become(State.DELETING)
             self._end_node(queued)
@@ -169,7 +171,7 @@ class TpuService:
             raise Refusal(Code.FAILED_PRECONDITION, f"{request.name} is {queued.state.name}, not SUSPENDED")
         queued.become(State.WAITING_FOR_RESOURCES)
         self.world.wait(zone, lambda: self._provision(queued))
-        return self._operation(zone, done=True)
+        return self._operation(queued.name, "reset", done=True)
 
     def list_nodes(self, request: Any) -> Any:
         zone = self._check(request.parent, "tpu.nodes.list")
@@ -178,17 +180,24 @@ class TpuService:
 
     def delete_node(self, request: Any) -> Any:
         """Somebody deletes the machines and leaves the request."""
-        zone = self._check(request.name, "tpu.nodes.delete")
+        self._check(request.name, "tpu.nodes.delete")
         for queued in self.all.values():
             if queued.node is not None and queued.node.name == request.name:
                 self.suspend(queued, Initiator.USER)
-                return self._operation(zone, done=True)
+                return self._operation(request.name, "delete", done=True)
         raise Refusal(Code.NOT_FOUND, f"Resource '{request.name}' was not found")
 
     def get_operation(self, request: Any) -> Any:
         if request.name not in self.operations:
             raise Refusal(Code.NOT_FOUND, f"Operation {request.name} was not found")
         return self.operations[request.name]
+
+    def list_operations(self, request: Any) -> Any:
+        self._check(request.name, "tpu.operations.list")
+        mine = [one for name, one in self.operations.items() if name.startswith(f"{request.name}/operations/")]
+        start, size = int(request.page_token or 0), request.page_size or 500
+        more = str(start + size) if start + size < len(mine) else ""
+        return operations_pb2.ListOperationsResponse(operations=mine[start : start + size], next_page_token=more)
 
     # -- what happens by itself ----------------------------------------------------------------------------------------
 
@@ -207,8 +216,7 @@ class TpuService:
         self.world.after(self.times.suspend, gone)
 
     def _accepted(self, queued: Queued, operation: Any) -> None:
-        operation.done = True
-        operation.response.Pack(tpu_v2.QueuedResource.pb(queued.resource))
+        self._done(operation, tpu_v2.QueuedResource.pb(queued.resource))
         if queued.state is State.ACCEPTED:
             queued.become(State.WAITING_FOR_RESOURCES)
             self.world.wait(queued.zone, lambda: self._provision(queued))
@@ -260,8 +268,7 @@ class TpuService:
             self.ended(queued)
 
     def _deleted(self, queued: Queued, operation: Any) -> None:
-        operation.done = True
-        operation.response.Pack(empty_pb2.Empty())
+        self._done(operation, empty_pb2.Empty())
         if self.all.get(queued.name) is queued:
             del self.all[queued.name]
             self.world.unreserve(queued.name)
@@ -302,10 +309,24 @@ class TpuService:
             raise Refusal(Code.NOT_FOUND, f"Resource '{name}' was not found")
         return self.all[name]
 
-    def _operation(self, zone: str, done: bool) -> Any:
-        name = f"projects/{self.project}/locations/{zone}/operations/operation-{len(self.operations) + 1}"
-        operation = self.operations[name] = operations_pb2.Operation(name=name, done=done)
+    def _operation(self, target: str, verb: str, done: bool = False) -> Any:
+        place = "/".join(target.split("/")[:4])
+        name = f"{place}/operations/operation-{len(self.operations) + 1}"
+        operation = self.operations[name] = operations_pb2.Operation(name=name)
+        told = tpu_v2.OperationMetadata(target=target, verb=verb, create_time=self._timestamp(), api_version="v2")
+        operation.metadata.Pack(tpu_v2.OperationMetadata.pb(told))
+        if done:
+            self._done(operation)
         return operation
+
+    def _done(self, operation: Any, answer: Any = None) -> None:
+        told = tpu_v2.OperationMetadata.pb(tpu_v2.OperationMetadata())
+        operation.metadata.Unpack(told)
+        told.end_time.CopyFrom(self._timestamp())
+        operation.metadata.Pack(told)
+        operation.done = True
+        if answer is not None:
+            operation.response.Pack(answer)
 
     def _timestamp(self) -> Any:
         from google.protobuf import timestamp_pb2
@@ -345,10 +366,16 @@ class TpuServer:
             operations_pb2.GetOperationRequest.FromString,
             operations_pb2.Operation.SerializeToString,
         )
+        of_all = grpc.unary_unary_rpc_method_handler(
+            self._answering("ListOperations", service.list_operations),
+            operations_pb2.ListOperationsRequest.FromString,
+            operations_pb2.ListOperationsResponse.SerializeToString,
+        )
+        longrunning = {"GetOperation": get, "ListOperations": of_all}
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, handlers),
-                grpc.method_handlers_generic_handler("google.longrunning.Operations", {"GetOperation": get}),
+                grpc.method_handlers_generic_handler("google.longrunning.Operations", longrunning),
             )
         )
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -404,11 +431,12 @@ class InProcess:
         act = getattr(self._service, method)
 
         def ask(request: Any = None, *, timeout: float, retry: Any = None) -> Any:
-            kind = METHODS[name][1]
+            if name in METHODS:
+                request = METHODS[name][1](request)
             try:
-                found = self._service.world.call(name, lambda: act(kind(request)))
+                found = self._service.world.call(name, lambda: act(request))
             except Refusal as refusal:
                 raise exceptions.from_grpc_status(refusal.code, refusal.message) from refusal
-            return SimpleNamespace(pages=[found]) if method.startswith("list_") else found
+            return SimpleNamespace(pages=[found]) if name in METHODS and method.startswith("list_") else found
 
         return ask

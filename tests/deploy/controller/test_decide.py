@@ -373,6 +373,14 @@ SLICES = {
         world(BUSY, slices=(slice_(2, ready=None, released=NOW - 9, since=NOW - 6),)),
         [Note("slice-2", "ready", at=NOW - 6), Release("slice-2", "it is not needed")],
     ),
+    "a slice that was taken away before anybody saw it has cost something": (
+        world(BUSY, slices=(slice_(2, ready=None, trouble=Trouble.PREEMPTED),), looked=NOW - 5),
+        [
+            Note("slice-2", "ready", at=NOW - 5),
+            Note("slice-2", "preempted", ""),
+            Release("slice-2", "preempted"),
+        ],
+    ),
     "when it went is what the cloud says": (
         world(BUSY, slices=(slice_(1, present=False, usable=False, until=NOW - 33),)),
         [Note("slice-1", "gone", at=NOW - 33)],

@@ -8,6 +8,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import Mock
 
 import pexpect
@@ -205,12 +206,26 @@ def test_whoever_does_not_say_yes_changes_nothing(
     assert one.run.store.children("config") == ("1.yaml",)
 
 
+def test_a_soul_that_is_wrong_is_refused_before_the_question(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = world()
+    monkeypatch.setattr("nanocode.run.settling.stale_stages", lambda *_: ["synth"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=AssertionError("nobody is asked")))
+    for text, why in ((b"Be good.\n", "has no principles"), (b"1. A\xff", "is not UTF-8 text")):
+        (tmp_path / "SOUL.md").write_bytes(text)
+        assert main([*run(one)[1:], "--set", f"soul={tmp_path}/SOUL.md"]) == Exit.CONFIGURATION
+        assert why in told(capsys)
+    assert one.run.store.children("config") == ("1.yaml",)
+
+
 @pytest.mark.parametrize("command", [["suspend"], ["resume"], ["cancel"], ["retry", "--from", "sft"]])
 def test_a_wish_for_a_run_that_is_not_there_is_refused(
     command: list[str], tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command[0], f"{tmp_path}/nothing", *command[1:]]) == Exit.CONFIGURATION
-    assert "has no configuration: begin with `nanocode run" in told(capsys)
+    assert "is no run directory" in told(capsys)
     assert not os.path.exists(f"{tmp_path}/nothing")
 
 

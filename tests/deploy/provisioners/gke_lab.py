@@ -1,5 +1,6 @@
 """A cluster of the fake GKE, a clock, and the provisioner of a run in it."""
 
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,10 +36,35 @@ class Lab:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.gke.close()
 
-    def another(self, url: str = URL, seconds: tuple[float, float] = (5.0, 5.0)) -> NodePools:
+    def another(
+        self,
+        url: str = URL,
+        seconds: tuple[float, float] = (5.0, 5.0),
+        recorded: Callable[[], Iterable[Slice]] = tuple,
+    ) -> NodePools:
         """As a controller has it that has just begun."""
-        container = Container(self.gke.where, self.gke.client, seconds)
-        return NodePools(container, run_label(url), "ada", self.gke.view, lambda: self.cloud, self.now)
+        container, label = Container(self.gke.where, self.gke.client, seconds), run_label(url)
+        return NodePools(container, label, "ada", self.gke.view, lambda: self.cloud, self.now, recorded=recorded)
+
+    # -- as the ground of a `Scene` ------------------------------------------------------------------------------------
+
+    def provisioner(self, recorded: Callable[[], Iterable[Slice]]) -> NodePools:
+        self.pools = self.another(recorded=recorded)
+        return self.pools
+
+    def place(self, slice: str) -> str:
+        return self.pools.pool_of(slice)
+
+    def wait_for(self, place: str) -> None:
+        self.gke.wait_for(place)
+
+    def leave(self, place: str) -> None:
+        self.gke.leave(place)
+
+    def is_ready(self, place: str) -> bool:
+        return self.gke.is_ready(place)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
 
     def shape(self, **changes: str) -> None:
         self.cloud = self.cloud.model_copy(update=changes)

@@ -2,12 +2,8 @@
 
 Everything that the simulator throws at a provisioner still happens, and besides: the API answers with UNAVAILABLE or
 DEADLINE_EXCEEDED before or after the act, and what is preempted stays SUSPENDED until it is deleted.
-
-    python -m tests.deploy.provisioners.simulated [--first N] --schedules 2000
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +17,6 @@ from nanocode.config.settings import Cloud
 from tests.clouds.tpu import STOCKOUT, InProcess, Queued, Times, TpuService
 from tests.clouds.world import Code, World, Zone
 from tests.deploy.simulation.clock import Clock
-from tests.deploy.simulation.runner import Summary, run
 from tests.deploy.simulation.slices import PERMANENT, Machine, Zones
 
 SHARE_OF_BAD_ANSWERS = 0.03
@@ -163,21 +158,3 @@ class QueuedZones(Zones):
 
 def _slice_of(queued: Queued) -> str:
     return labels_of(queued.resource)[SLICE]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedules", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0)
-    options = parser.parse_args()
-    summary: Summary = run(options.first, options.schedules, zones=QueuedZones)
-    print(f"{summary.schedules} schedules, {summary.looks} looks, {dict(summary.met)}")
-    print(dict(summary.states))
-    for seed, text in summary.broken[:20]:
-        print(f"seed {seed}: {text}")
-    print(f"{len(summary.broken)} broken")
-    return 1 if summary.broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Queued resources under the controller's simulator; `python -m tests.deploy.provisioners.simulated` runs thousands."""
+"""Queued resources under the controller's simulator; `python -m tests.deploy.provisioners` runs thousands."""
 
 import uuid
 from typing import Any
