@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nanocode.config.prices import GIGABYTE
 from nanocode.report.words import MISSING, dollars, duration, listing, quantity, share
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -66,6 +67,9 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         title.append(f", {found['reason']}")
     if found["spent_dollars"]:
         title.append(f", {dollars(found['spent_dollars'])} spent")
+    if found.get("stored_dollars"):
+        kept = f"{found['stored_bytes'] / GIGABYTE:.1f} GB in its bucket"
+        title.append(f", about {dollars(found['stored_dollars'])} of it for {kept}")
     if found["forecast_dollars"] and found["state"] != "done":
         without = f" without {listing(found['forecast_without'])}" if found["forecast_without"] else ""
         title.append(f", about {dollars(found['forecast_dollars'])} by the end{without}")

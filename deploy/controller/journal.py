@@ -27,6 +27,8 @@ class Written:
     """Keys of what the user was told already."""
     dollars_per_hour_at_work: float = 0.0
     """As in `Observed`."""
+    dollars_stored: float = 0.0
+    """As in `Observed`."""
     shown: float | None = None
     """When a status was last published by whoever was the controller before; None: never, or it is not known."""
 

@@ -135,6 +135,8 @@ class Slice:
     that an autoscaler fills is usable before they are there."""
     reason: str = ""
     """What its trouble is, in one sentence with the next move."""
+    maker: str = ""
+    """The provisioner that was asked for it, where a run may change from one to another."""
     permanent: bool = False
     """Somebody else's: never requested, never released (this machine; a pool that is there anyway)."""
 
@@ -159,3 +161,5 @@ class Observed:
     """When somebody looked before this, as far as that is known."""
     dollars_per_hour_at_work: float = 0.0
     """What cluster and CPU nodes cost while an attempt lives or a slice is held."""
+    dollars_stored: float = 0.0
+    """What keeping the run has cost so far, as an estimate."""

@@ -113,6 +113,7 @@ class Reconciler:
             frozenset(unknown),
             looked,
             written.dollars_per_hour_at_work,
+            written.dollars_stored,
         )
 
     def _strays(

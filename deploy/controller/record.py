@@ -26,6 +26,7 @@ from deploy.controller.observed import Attempt, Slice, Stage, Trouble
 from deploy.controller.signs import Signs
 from nanocode.config import prices
 from nanocode.config.settings import Controller, Settings, from_yaml
+from nanocode.run import stored
 from nanocode.run.attempts import End, Stop, record, recorded
 from nanocode.run.digests import digests_beside
 from nanocode.run.directory import Claim, Marker, RunDirectory, numbers
@@ -64,6 +65,9 @@ class RunJournal:
         self._shown: tuple[float, str] = (0.0, "")
         self._shown_before: float | None = None
         self._asked_when_shown = False
+        self.maker: Callable[[], str] = lambda: ""
+        """The provisioner that is asked for slices now."""
+        self._stored: list[tuple[float, int]] | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -86,8 +90,8 @@ class RunJournal:
         policy = prices.priced(settings)
         slices = tuple(_priced(self._slices[name], policy) for name in sorted(self._slices))
         at_work = prices.dollars_per_hour_at_work(settings.prices)
-        shown = self._last_shown()
-        return Written(intent, policy, settings.budget, stages, slices, frozenset(self._told), at_work, shown)
+        kept, shown = self._dollars_stored(settings), self._last_shown()
+        return Written(intent, policy, settings.budget, stages, slices, frozenset(self._told), at_work, kept, shown)
 
     def _last_shown(self) -> float | None:
         """When the controller before us published its last status; read once, and never decided on."""
@@ -96,6 +100,21 @@ class RunJournal:
             with suppress(NotFound, ValueError, KeyError, TypeError):
                 self._shown_before = float(json.loads(self._run.store.read(STATUS))["at"])
         return self._shown_before
+
+    def _dollars_stored(self, settings: Settings) -> float:
+        """Up to the last measurement; the next one, within the hour, brings the rest."""
+        if not stored.is_billed(self._run, settings.prices):
+            return 0.0
+        if self._stored is None:
+            self._stored = stored.measurements(self._children(stored.FOLDER))
+        last = self._stored[-1][0] if self._stored else 0.0
+        return stored.dollars(self._run, settings.prices, self._stored, last)
+
+    def _weigh(self, at: float) -> None:
+        """Once an hour; what gives no answer is left for the next look."""
+        if self._stored is None or (self._stored and 0 <= at - self._stored[-1][0] < stored.SECONDS_BETWEEN):
+            return
+        self._stored.append(_answered(lambda: stored.measure(self._run, at)))
 
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""
@@ -216,6 +235,7 @@ class RunJournal:
 
     def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         wish = {"zone": zone, "dollars_per_hour": dollars_per_hour, "at": at}
+        wish |= {"maker": maker} if (maker := self.maker()) else {}
         if self._create(f"slices/{name}/REQUEST.json", wish):
             return zone
         return str(_answered(lambda: self._fact(name, "REQUEST"))["zone"])
@@ -239,6 +259,7 @@ class RunJournal:
         whole = json.dumps({**status, "spent_dollars": decision.spent_dollars, "at": at})
         _answered(lambda: self._run.store.write(STATUS, whole.encode()))
         self._shown = (at, text)
+        self._weigh(at)
 
     def _create(self, name: str, fact: dict[str, Any]) -> bool:
         return self._first(lambda: self._run.store.create(name, json.dumps(fact).encode()))
@@ -268,7 +289,7 @@ def _slice(name: str, known: Slice | None, facts: dict[str, dict[str, Any]]) -> 
     for stem, fact in facts.items():
         if stem in FACTS:
             values[FACTS[stem]] = fact["at"]
-            values |= {key: fact[key] for key in ("zone", "dollars_per_hour") if key in fact}
+            values |= {key: fact[key] for key in ("zone", "dollars_per_hour", "maker") if key in fact}
         else:
             values["trouble"], values["reason"] = Trouble(stem), str(fact.get("reason", ""))
     return Slice(**values)

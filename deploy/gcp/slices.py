@@ -21,6 +21,7 @@ PERMISSIONS = {
         "tpu.nodes.get",
         "tpu.nodes.list",
         "tpu.operations.get",
+        "tpu.operations.list",
         "tpu.queuedResources.create",
         "tpu.queuedResources.delete",
         "tpu.queuedResources.get",

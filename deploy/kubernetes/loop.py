@@ -26,7 +26,7 @@ from deploy.kubernetes.client import PLURAL, Cluster, Conflict, Invalid, Object
 from deploy.kubernetes.events import Events
 from deploy.kubernetes.metrics import Health
 from deploy.kubernetes.node_pools import NodePoolView
-from deploy.kubernetes.provisioner import Chosen, ExistingPool
+from deploy.kubernetes.provisioner import EXISTING, ByMaker, ExistingPool
 from deploy.kubernetes.queued_slices import QueuedSlices
 from deploy.kubernetes.trainingrun import FINALIZER, POOL, News, Spec
 from deploy.kubernetes.waits import Patience
@@ -34,6 +34,7 @@ from deploy.provisioners import gke_client
 from deploy.provisioners.gke import NodePools
 from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
+from deploy.provisioners.regions import refuse_elsewhere
 from nanocode.config.refusals import requirement
 from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
@@ -45,7 +46,8 @@ from nanocode.storage.objects import StorageError, open_store
 
 log = structlog.get_logger()
 
-PROVISIONERS = ("existing", "gke", "queued-resource")
+GKE, QUEUED = "gke", "queued-resource"
+PROVISIONERS = (EXISTING, GKE, QUEUED)
 SECONDS_BETWEEN_STATUSES = 10.0
 SECONDS_WITHOUT_A_POLICY = 5.0
 SECONDS_TO_GIVE_UP = 120.0
@@ -125,8 +127,10 @@ class Run:
         self._pools: NodePools | None = None
         self._queued = QueuedSlices(self.directory, self._cloud_with_image, lambda: self.journal.slices, clock)
         self.journal.waits = self.waits
+        self.journal.maker = lambda: self.spec.provisioner
         attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms)
-        self.reconciler = Reconciler(self.journal, attempts, Chosen(self._provisioner), tell, clock)
+        provisioner = ByMaker(lambda: self.spec.provisioner, self._held, self._made_by)
+        self.reconciler = Reconciler(self.journal, attempts, provisioner, tell, clock)
         self.status = Status(self.directory.store.url)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
@@ -155,18 +159,29 @@ class Run:
     def _nodes_are_cool(self) -> bool:
         return self._clock() >= self.backend.cool_until
 
-    def _provisioner(self) -> Provisioner:
-        if self.spec.provisioner == "queued-resource":
+    def _made_by(self, maker: str) -> Provisioner:
+        if maker == QUEUED:
             return self._queued.provisioner()
-        return self._node_pools() if self._on_node_pools() else self._existing
+        return self._node_pools() if maker == GKE else self._existing
 
-    def _on_node_pools(self) -> bool:
-        """Whether slices are asked for, or are left from when the spec said that they should be."""
-        slices = self.journal.last.slices if self.journal.last is not None else ()
-        return self.spec.provisioner == "gke" or any(one.requested is not None and one.gone is None for one in slices)
+    def _maker(self, one: Slice) -> str:
+        """A slice of a controller that did not write it down is whose the spec says, or a node pool."""
+        return one.maker or (self.spec.provisioner if self.spec.provisioner in (GKE, QUEUED) else GKE)
+
+    def _held(self) -> dict[str, str]:
+        """Slices that are not gone, and who made each."""
+        return {one.name: self._maker(one) for one in self.journal.slices if one.requested and one.gone is None}
+
+    @property
+    def _makers(self) -> set[str]:
+        """Whom slices are asked of, and who made those that are left."""
+        return {self.spec.provisioner, *self._held().values()}
 
     def _is_on_vms(self, slice: str | None) -> bool:
-        return self.spec.provisioner == "queued-resource" and slice not in (None, POOL)
+        if slice in (None, POOL):
+            return False
+        made = {one.name: self._maker(one) for one in self.journal.slices}
+        return made.get(slice or "", self.spec.provisioner) == QUEUED
 
     def _cloud_with_image(self) -> Cloud:
         """With the image of the TrainingRun where the settings name none for TPU VMs."""
@@ -196,15 +211,18 @@ class Run:
 
     def _is_proven(self, stage: str) -> bool:
         """Whether its kind of node will come: an autoscaler brings those of a pool that was made for it."""
-        return self._on_node_pools() or self.journal.has_run(stage)
+        return GKE in self._makers or self.journal.has_run(stage)
 
     def end_everything(self) -> bool:
         """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
         jobs_are_gone = self.backend.end_everything()
-        if self.spec.provisioner == "queued-resource":
+        slices_are_gone = True
+        if QUEUED in self._makers:
             zones = {*self.spec.zones, *(one.zone for one in self.journal.slices)}
-            return self._queued.provisioner().release_all(sorted(zones)) and jobs_are_gone
-        return (not self._on_node_pools() or self._node_pools().release_all()) and jobs_are_gone
+            slices_are_gone = self._queued.provisioner().release_all(sorted(zones))
+        if GKE in self._makers:
+            slices_are_gone = self._node_pools().release_all() and slices_are_gone
+        return slices_are_gone and jobs_are_gone
 
     def _patience(self) -> Patience:
         policy = self.journal.policy
@@ -218,6 +236,8 @@ class Run:
         self.problem, self.fatal = "", False
         try:
             self.spec = trainingrun.spec_of(training_run)
+            if self.spec.provisioner != "existing":
+                refuse_elsewhere(self.directory.store.url, self.spec.zones)
             if settled.changed(training_run):
                 settled.wish(self.directory, self.spec)
             settled.settle(self.directory, self.spec)

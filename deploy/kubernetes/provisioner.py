@@ -11,6 +11,8 @@ from deploy.controller.backend import Provisioner
 from deploy.controller.observed import Slice
 from deploy.kubernetes.trainingrun import POOL
 
+EXISTING = "existing"
+
 
 class ExistingPool:
     """`Provisioner` of what is there anyway."""
@@ -28,18 +30,29 @@ class ExistingPool:
         """Nor is this."""
 
 
-class Chosen:
-    """`Provisioner`: the one that the TrainingRun names at that moment."""
+class ByMaker:
+    """`Provisioner`: slices are asked for where the TrainingRun says at that moment, and those that it holds stay with
+    who made them, until they are given back: the spec may change meanwhile."""
 
-    def __init__(self, choose: Callable[[], Provisioner]) -> None:
-        """`choose` may raise `Unreachable`, as each of its methods may."""
-        self._choose = choose
+    def __init__(
+        self, now: Callable[[], str], held: Callable[[], Mapping[str, str]], of: Callable[[str], Provisioner]
+    ) -> None:
+        """`now`: who is asked. `held`: slices that are not gone, and who made each. `of`: the provisioner by that word;
+        it may raise `Unreachable`, as each of its methods may."""
+        self._now, self._held, self._of = now, held, of
 
     def observe(self) -> Mapping[str, Slice]:
-        return self._choose().observe()
+        held = self._held()
+        # A pool that is there anyway waits until what was asked for is given back.
+        makers = {*held.values(), *([self._now()] if self._now() != EXISTING or not held else [])}
+        found: dict[str, Slice] = {}
+        for maker in sorted(makers):
+            shown = self._of(maker).observe()
+            found |= {name: one for name, one in shown.items() if held.get(name, maker) == maker}
+        return found
 
     def request(self, name: str, zone: str) -> None:
-        self._choose().request(name, zone)
+        self._of(self._held().get(name, self._now())).request(name, zone)
 
     def release(self, name: str) -> None:
-        self._choose().release(name)
+        self._of(self._held().get(name, self._now())).release(name)

@@ -130,6 +130,11 @@ def _elsewhere(at: Where, said: str) -> str:
     )
 
 
+def _no_project(at: Where, said: str) -> str:
+    mine = "`gcloud projects list` names yours; set cloud.project"
+    return f"project {at.project} is not there, or not yours ({said}): {mine}"
+
+
 def _no_cluster(at: Where, said: str) -> str:
     return (
         f"there is no cluster {at.cluster} in {at.location} of project {at.project} ({said}): `gcloud container "
@@ -158,6 +163,7 @@ def _wrong(at: Where, said: str) -> str:
 
 RULES: tuple[tuple[str, Trouble, Callable[[Where, str], str]], ...] = (
     (r"SERVICE_DISABLED|has not been used in project|API .*disabled", Trouble.PERMISSION, _api_is_off),
+    (r"CONSUMER_INVALID|USER_PROJECT_DENIED|on resource project", Trouble.PERMISSION, _no_project),
     (r"serviceAccounts?\.actAs|iam\.serviceAccountUser", Trouble.PERMISSION, _may_not_act_as),
     (r"NODE_SERVICE_ACCOUNT_MISSING_PERMISSIONS", Trouble.PERMISSION, _nodes_may_nothing),
     (r"GKE_SERVICE_ACCOUNT_DELETED|service\.account\.deleted", Trouble.PERMISSION, _robot_is_gone),

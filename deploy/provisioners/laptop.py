@@ -8,6 +8,7 @@ from deploy.local.backend import LocalBackend
 from deploy.provisioners import auto
 from deploy.provisioners.here_and_there import LaptopAndSlices
 from deploy.provisioners.queued import QueuedResources, connect
+from deploy.provisioners.regions import refuse_elsewhere
 from deploy.provisioners.vms import SliceVms
 from nanocode.config.settings import Cloud, Settings
 from nanocode.run.directory import RunDirectory
@@ -37,6 +38,8 @@ def machines(
         raise ConfigurationError(
             "no image is named: say --set cloud.image=REGISTRY/jobs@sha256:..., as `make push` says"
         )
+
+    refuse_elsewhere(run.store.url, settings.controller.zones, settings.cloud.project, settings.prices.egress_gb)
 
     def cloud() -> Cloud:
         return now().cloud

@@ -100,10 +100,13 @@ def _stockout(asked: Asked) -> str:
 def _quota(message: str, asked: Asked) -> str:
     limit = re.search(r"Limit: (\d+)", message)
     there = f"a quota of {limit[1]}" if limit else "too little quota"
-    page = f"https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com&project={asked.project}"
+    named = re.search(r"Quota limit '(\w+)'", message)
+    chips = asked.accelerator.rpartition("-")[2]
+    ask = "gcloud beta quotas preferences create --service=tpu.googleapis.com"
+    ask += f" --quota-id={named[1] if named else 'QUOTA'} --dimensions=zone={asked.zone} --preferred-value={chips}"
     return (
-        f"project {asked.project} has {there} for {asked.accelerator} in {asked.zone}: ask for more at {page}, or take "
-        "the zone out of controller.zones"
+        f"project {asked.project} has {there} for {asked.accelerator} in {asked.zone}: "
+        f"`{ask} --project={asked.project}` asks for more, or take the zone out of controller.zones"
     )
 
 

@@ -39,6 +39,8 @@ class Use:
     """Of the attempt that lives on it."""
     heard: float = 0.0
     """When the run's controller, or an attempt on this slice, last gave a sign of life; 0: never."""
+    controlled: float = 0.0
+    """The same of the controller alone."""
     signed: float = 0.0
     """The same of the attempt alone."""
     released: float | None = None
@@ -92,6 +94,7 @@ def read_use(run: RunDirectory, slice: str) -> Use:
     signs = {claim: last_sign(run, claim) for claim in live}
     newest = max(live, key=lambda claim: signs[claim], default=None)
     signed = max(signs.values(), default=0.0)
+    controlled = max(_at(status), _at(wish))
     price = wish.get("dollars_per_hour")
     return Use(
         run=run.store.url,
@@ -99,7 +102,8 @@ def read_use(run: RunDirectory, slice: str) -> Use:
         asked_for=bool(wish),
         stage=newest.stage if newest is not None else None,
         attempt=newest.attempt if newest is not None else None,
-        heard=max(_at(status), _at(wish), signed),
+        heard=max(controlled, signed),
+        controlled=controlled,
         signed=signed,
         released=_at(released) or None,
         dollars_per_hour=float(price) if isinstance(price, int | float) else None,

@@ -69,8 +69,8 @@ def dollars_per_hour_at_work(prices: Prices) -> float:
     return (prices.cluster_hour or 0.0) + prices.cpu_nodes * (prices.cpu_node_hour or 0.0)
 
 
-def copy_dollars(prices: Prices, size: int, hours: float = HOURS_PER_MONTH) -> float | None:
-    """Of a copy of so many bytes in another region, and of keeping it there; None where a price is missing."""
-    if prices.egress_gb is None or prices.storage_gb_month is None:
+def storage_dollars(prices: Prices, byte_hours: float) -> float | None:
+    """Of bytes in a bucket, each for as many hours as it was there; None where nobody has said the price."""
+    if prices.storage_gb_month is None:
         return None
-    return size / GIGABYTE * (prices.egress_gb + prices.storage_gb_month * hours / HOURS_PER_MONTH)
+    return byte_hours / GIGABYTE / HOURS_PER_MONTH * prices.storage_gb_month

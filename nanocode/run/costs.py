@@ -13,6 +13,7 @@ from typing import Any
 
 from nanocode.config import prices
 from nanocode.config.settings import Settings
+from nanocode.run import stored
 from nanocode.run.directory import Claim, RunDirectory
 from nanocode.storage.objects import NotFound
 
@@ -72,11 +73,15 @@ class Bill:
     slices: tuple[SliceCost, ...]
     at_work: float
     """Dollars for cluster and CPU nodes."""
+    stored: float = 0.0
+    """Dollars for its bucket, as an estimate."""
+    stored_bytes: int = 0
+    """When it was weighed last."""
 
     @property
     def dollars(self) -> float:
         """As far as prices are known."""
-        return sum(one.dollars or 0.0 for one in self.slices) + self.at_work
+        return sum(one.dollars or 0.0 for one in self.slices) + self.at_work + self.stored
 
     @property
     def unpriced(self) -> list[str]:
@@ -87,12 +92,25 @@ class Bill:
 def bill(run: RunDirectory, settings: Settings, attempts: Attempts, now: float) -> Bill:
     """By slice, and in all."""
     attempts = list(attempts)
-    known = prices.priced(settings).dollars_per_slice_hour
-    slices = [_asked_for(run, name, known, now) for name in run.store.children("slices")]
-    found = (*(one for one in slices if one is not None), *_there_anyway(known, attempts, now))
+    table = prices.priced(settings).dollars_per_slice_hour
+    slices = [_asked_for(run, name, table, now) for name in run.store.children("slices")]
+    found = (*(one for one in slices if one is not None), *_there_anyway(table, attempts, now))
     at_work = [(claim.claimed.timestamp(), now if ended is None else ended) for claim, ended in attempts]
     at_work += [one.held for one in found if one.held is not None]
-    return Bill(found, hours(union(at_work)) * prices.dollars_per_hour_at_work(settings.prices))
+    known = weighed(run, settings)
+    return Bill(
+        found,
+        hours(union(at_work)) * prices.dollars_per_hour_at_work(settings.prices),
+        stored.dollars(run, settings.prices, known, now),
+        known[-1][1] if known else 0,
+    )
+
+
+def weighed(run: RunDirectory, settings: Settings) -> stored.Measurements:
+    """The bytes of the run over time, where somebody is asked to pay for them."""
+    if not stored.is_billed(run, settings.prices):
+        return ()
+    return stored.measurements(run.store.children(stored.FOLDER))
 
 
 def _there_anyway(known: Mapping[str, float], attempts: Attempts, now: float) -> Iterator[SliceCost]:

@@ -36,6 +36,8 @@ def money(
         "forecast_dollars": outlook.dollars if outlook is not None else None,
         "forecast_without": list(outlook.without) if outlook is not None else [],
         "unpriced_zones": found.unpriced,
+        "stored_bytes": found.stored_bytes,
+        "stored_dollars": found.stored,
         "slices": [
             {
                 "name": one.name,
@@ -76,6 +78,7 @@ def _dollars_per_hour(
 ) -> float | None:
     """Of the machines that the rest will run on: those it has now, else those it had last."""
     besides = prices.dollars_per_hour_at_work(settings.prices)
+    besides += prices.storage_dollars(settings.prices, found.stored_bytes) or 0.0
     claims = [claim for name in order() if STAGES[name].machine == "accelerator" for claim in run.attempts(name)]
     last = max(claims, key=lambda claim: claim.claimed, default=None)
     price = dollars_per_hour(run, settings, last.slice) if last is not None else None

@@ -115,6 +115,12 @@ class GcsStore:
             blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
             return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
 
+    def size(self) -> int:
+        with translated_gcs(self.url):
+            fields = "items(size),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
+            return sum(int(blob.size or 0) for blob in blobs)
+
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
         full = f"{self._prefix}{stem}/" if stem else self._prefix
@@ -187,6 +193,26 @@ def open_bucket(name: str) -> "Bucket":
     except (DefaultCredentialsError, OSError) as error:  # OSError: no project set and none to be inferred
         move = "run `gcloud auth application-default login`, or use a local path"
         raise StorageError(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
+
+
+def bucket_places(url: str) -> tuple[str, ...]:
+    """Where a bucket keeps its objects: a region, the two of a dual-region, or `us`, `eu`, `asia`, in lower case.
+
+    Empty where nobody says so: an emulator, or credentials without `storage.buckets.get`, which a run does not need.
+    """
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    scheme, _, rest = url.partition("://")
+    if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return ()
+    bucket = open_bucket(rest.partition("/")[0])
+    try:
+        bucket.reload(timeout=TIMEOUT_SECONDS)
+    except (GoogleAPIError, GoogleAuthError, RequestException):
+        return ()
+    return tuple(place.lower() for place in bucket.data_locations or [bucket.location] if place)
 
 
 def gcs_retry() -> object:

@@ -87,6 +87,9 @@ class Store(Protocol):
     def generations(self) -> dict[str, int]:
         """Every name, with a number that changes with the object: for showing, not for `replace` or `delete`."""
 
+    def size(self) -> int:
+        """Bytes of all objects. A bucket is asked once per `PAGE` names, so not often."""
+
     def children(self, folder: str = "") -> tuple[str, ...]:
         """The next part of every name below `folder`, sorted, once each: cheap however deep the store is."""
 
@@ -207,6 +210,13 @@ class LocalStore:
                 status = (self.root / name).stat()
                 found[name] = hash((status.st_mtime_ns, status.st_ino, status.st_size))
         return found
+
+    def size(self) -> int:
+        total = 0
+        for name in self.list():
+            with suppress(OSError):  # deleted meanwhile
+                total += self._path(name).stat().st_size
+        return total
 
     def children(self, folder: str = "") -> tuple[str, ...]:
         path = self.root / checked_prefix(folder)

@@ -81,14 +81,14 @@ def jobs(objects: Sequence[Object]) -> dict[str, Object]:
 
 
 def pod(workload: Object) -> Object:
-    """The pod spec of a Job, Deployment or Pod."""
-    spec: Object = workload["spec"]
+    """The pod spec of a Job, CronJob, Deployment or Pod."""
+    spec: Object = workload["spec"].get("jobTemplate", workload)["spec"]
     return spec["template"]["spec"] if "template" in spec else spec
 
 
 def pods(objects: Sequence[Object]) -> dict[str, Object]:
     """Name -> pod spec, of all that runs one, stages included."""
-    workloads = [each for each in objects if each["kind"] in ("Deployment", "Job", "Pod")]
+    workloads = [each for each in objects if each["kind"] in ("CronJob", "Deployment", "Job", "Pod")]
     found = {each["metadata"]["name"]: pod(each) for each in workloads}
     return found | {name: pod(job) for name, job in jobs(objects).items()}
 

@@ -16,6 +16,7 @@ from tests.charts.rendering import (
     PRESETS,
     helm,
     one,
+    pod,
     pods,
     program,
     refused,
@@ -32,6 +33,7 @@ OPERATORS = ("ServiceMonitor", "PodMonitoring")
 SPEC = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 FULL: dict[str, Any] = {
     "budgetDollars": 40,
+    "provisioner": "gke",
     "zones": ["us-east5-b", "us-east5-a"],
     "dollarsPerSliceHour": {"us-east5-b": 4.32},
     "soul": "1. Be brief.\n",
@@ -305,6 +307,20 @@ def test_uninstalling_ends_the_run_first_and_leaves_no_hook_behind() -> None:
     job = one(hooks, "Job")
     assert job["spec"]["template"]["spec"]["containers"][0]["args"][-2:] == ["--timeout", "540"]
     assert job["spec"]["activeDeadlineSeconds"] < 600  # what `make undeploy` gives helm
+
+
+@pytest.mark.parametrize("provisioner", ["existing", "gke", "queued-resource", "auto"])
+def test_node_pools_that_are_made_for_a_run_outlive_its_controller_by_a_bound(provisioner: str) -> None:
+    objects = render({"provisioner": provisioner, "budgetDollars": 40})
+    watches = [each for each in objects if each["kind"] == "CronJob"]
+    assert bool(watches) == (provisioner in ("gke", "auto"))
+    for each in watches:
+        spec = pod(each)
+        assert spec["serviceAccountName"] == "mine-controller"
+        assert not spec["automountServiceAccountToken"], "it asks Google, not this cluster"
+        command = ["python", "-m", "deploy.provisioners.dead_man", "--run-dir", "gs://my-bucket/mine"]
+        assert spec["containers"][0]["args"] == command
+        assert (each["spec"]["schedule"], each["spec"]["concurrencyPolicy"]) == ("*/10 * * * *", "Forbid")
 
 
 def test_the_controller_is_alone_on_nodes_that_stay() -> None:

@@ -22,6 +22,7 @@ otherwise. None of it was seen in the real cloud.
   quota exceeded") on the pod when it cannot and then leaves the pool alone for five minutes, and takes a node that nobody has
   used for ten minutes (concepts/cluster-autoscaler, troubleshooting/cluster-autoscaler-scale-up;
   github.com/kubernetes/autoscaler FAQ).
+- A disabled API and a foreign project are refused as Service Usage words them (service-usage/docs/troubleshooting).
 - Node pools have etags; an update with an old one is refused (NodePool.etag). Which code that has is not documented.
 """
 
@@ -127,6 +128,8 @@ class FakeGke:
     recreate_seconds: float = 60.0
     """From a preemption until the instance group tries again."""
     addresses_left: bool = True
+    enabled: bool = True
+    """The API, for this project."""
     serves: bool = True
     """On loopback."""
 
@@ -396,6 +399,14 @@ class FakeGke:
         return operation
 
     def _my_cluster(self, parent: str) -> None:
+        project = parent.split("/")[1]
+        if project != self.where.project:
+            info = ("CONSUMER_INVALID", "googleapis.com", {"consumer": f"projects/{project}"})
+            raise Refusal(Code.PERMISSION_DENIED, f"Permission denied on resource project {project}.", info)
+        if not self.enabled:
+            info = ("SERVICE_DISABLED", "googleapis.com", {"service": "container.googleapis.com"})
+            said = f"Kubernetes Engine API has not been used in project {project} before or it is disabled."
+            raise Refusal(Code.PERMISSION_DENIED, said, info)
         if parent != self.where.parent:
             raise Refusal(Code.NOT_FOUND, f"Not found: {parent}.")
 

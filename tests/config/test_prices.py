@@ -61,7 +61,7 @@ def test_prices_change_no_digest(tmp_path: object) -> None:
     assert stage_digests(plain, run) == stage_digests(dear, run)
 
 
-def test_a_copy_elsewhere_costs_the_way_and_a_month_there() -> None:
-    known = settings("prices.egress_gb=0.02", "prices.storage_gb_month=0.03").prices
-    assert prices.copy_dollars(known, 100 * 2**30) == pytest.approx(5.0)
-    assert prices.copy_dollars(settings("prices.egress_gb=0.02").prices, 1) is None
+def test_a_bucket_costs_by_byte_and_time() -> None:
+    known = settings("prices.storage_gb_month=0.03").prices
+    assert prices.storage_dollars(known, 100 * 2**30 * 730) == pytest.approx(3.0)
+    assert prices.storage_dollars(settings().prices, 1) is None

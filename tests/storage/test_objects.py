@@ -171,6 +171,13 @@ def test_children_are_the_next_parts_only(store: Store) -> None:
     assert store.children("absent") == ()
 
 
+def test_the_size_is_of_all_objects_and_only_its_own(store: Store) -> None:
+    assert store.size() == 0
+    store.create("a/b", b"12345")
+    store.create("c", b"123")
+    assert (store.size(), store.child("a").size()) == (8, 5)
+
+
 def test_a_child_sees_only_its_own_names(store: Store) -> None:
     child = store.child("pretrain/attempts")
     child.create("1/x", b"1")

@@ -33,10 +33,11 @@ affinity:
             {{- end }}
 {{- end -}}
 
-{{/* A small pod of the release: the controller, its end, its check. A dict of root, name, account and args. */}}
+{{/* A small pod of the release: the controller, its end, its check. A dict of root, name, account and args, and
+     `tokenless` for one that does not speak to the API server. */}}
 {{- define "nanocode.controllerPod" -}}
 serviceAccountName: {{ .account }}
-automountServiceAccountToken: true
+automountServiceAccountToken: {{ not .tokenless }}
 enableServiceLinks: false
 securityContext:
   {{- include "nanocode.podSecurity" .root | nindent 2 }}

@@ -237,6 +237,35 @@ def test_two_controllers_at_once_do_every_stage_once(world: MakeWorld) -> None:
         assert len(claims) == len(played) == 1, f"{stage} was begun {len(claims)} times and played {len(played)} times"
 
 
+def test_ctrl_c_in_one_of_two_controllers_stops_nothing_and_in_the_last_one_everything(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    first = one.controller()
+    playing = one.pid()
+    second = one.controller()
+    assert second.stderr is not None
+    assert "another controller of this run is at work" in second.stderr.readline()
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == Exit.PREEMPTED  # without `ended`: the stage still holds the pipe
+    time.sleep(1.5)
+    assert (gone(playing), endings(one)) == (False, [None])
+    second.send_signal(signal.SIGINT)
+    assert ended(second)[0] == Exit.PREEMPTED
+    assert (gone(playing), endings(one)) == (True, [Ending.STOPPED])
+    said = "nanocode: another controller of this run goes on with it: `nanocode suspend "
+    assert ended(first)[1].startswith(said)
+
+
+def test_of_two_controllers_that_are_told_at_once_one_stops_everything(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    both = [one.controller(), one.controller()]
+    playing = one.pid()
+    time.sleep(1.5)
+    for each in both:
+        each.send_signal(signal.SIGHUP)
+    assert [ended(each)[0] for each in both] == [Exit.PREEMPTED, Exit.PREEMPTED]
+    assert (gone(playing), endings(one)) == (True, [Ending.STOPPED])
+
+
 def test_a_paused_controller_that_wakes_up_late_begins_nothing_twice(world: MakeWorld) -> None:
     one = world(tokenizer="wait done", corpus="wait done")
     late = psutil.Process(one.controller().pid)

@@ -4,13 +4,16 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import container_v1 as v1
 
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
+from deploy.provisioners.gke import NodePools
 from deploy.provisioners.gke_client import Container
 from deploy.provisioners.gke_inventory import NodePoolInventory
 from deploy.provisioners.gke_kept import KEPT
+from deploy.provisioners.gke_refusals import Where
 from deploy.provisioners.labels import EXPIRES, SLICE, name_of, owned
 from deploy.provisioners.labels import RUN as RUN_LABEL
 from tests.clouds.world import Code
@@ -280,6 +283,36 @@ def test_who_may_not_even_look_is_told_so_in_one_sentence(lab: Lab) -> None:
     lab.world.fail("ListNodePools", Code.PERMISSION_DENIED, DENIED.replace("update", "list"))
     with pytest.raises(Unreachable, match=r"gcloud projects add-iam-policy-binding my-project"):
         lab.pools.observe()
+
+
+def test_without_credentials_the_command_that_makes_them_is_named(lab: Lab) -> None:
+    def connect() -> object:
+        raise DefaultCredentialsError("Your default credentials were not found.")
+
+    pools = NodePools(Container(lab.gke.where, connect), RUN, "ada", lab.gke.view)
+    with pytest.raises(Unreachable, match=r"`gcloud auth application-default login`"):
+        pools.observe()
+
+
+def test_a_disabled_api_names_the_command_that_puts_it_on(lab: Lab) -> None:
+    lab.gke.enabled = False
+    with pytest.raises(Unreachable, match=r"`gcloud services enable container.googleapis.com --project=my-project`"):
+        lab.pools.observe()
+
+
+def test_a_wrong_project_names_the_command_that_shows_yours(lab: Lab) -> None:
+    wrong = Container(Where("somebody-elses", "us-east5", "nanocode"), lab.gke.client)
+    with pytest.raises(
+        Unreachable, match=r"project somebody-elses is not there, or not yours .*`gcloud projects list`"
+    ):
+        NodePools(wrong, RUN, "ada", lab.gke.view).observe()
+
+
+def test_a_quota_of_nothing_is_told_when_a_pool_is_asked_for(four: Lab) -> None:
+    four.world.zones[A].quota = 0
+    four.pools.request("slice-1", A)
+    shown = four.pools.observe()["slice-1"]
+    assert shown.trouble is Trouble.QUOTA and "`gcloud beta quotas preferences create`" in shown.reason
 
 
 def test_a_wrong_cluster_names_the_command_that_shows_the_right_one(lab: Lab) -> None:

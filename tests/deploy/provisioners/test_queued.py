@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError
 
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
 from deploy.provisioners.labels import owned
-from deploy.provisioners.queued import Connection, QueuedResources
+from deploy.provisioners.queued import Connection, QueuedResources, connect
 from deploy.provisioners.queued_states import labels_of
 from nanocode.config.settings import Cloud
 from nanocode.run.exits import ConfigurationError
@@ -174,7 +176,13 @@ def take_away_quota(run: Run, tpu: TpuServer) -> None:
         (name_another_project, Trouble.PERMISSION, "gcloud projects list"),
         (take_away_v6e, Trouble.PERMISSION, "gcloud compute tpus accelerator-types list --zone=us-east5-b"),
         (take_away_the_zone, Trouble.PERMISSION, "gcloud compute tpus locations list --project=lab"),
-        (take_away_quota, Trouble.QUOTA, "quotas?service=tpu.googleapis.com&project=lab"),
+        (
+            take_away_quota,
+            Trouble.QUOTA,
+            "`gcloud beta quotas preferences create --service=tpu.googleapis.com "
+            "--quota-id=TPUV6EPreemptiblePerProjectPerZoneForTPUAPI --dimensions=zone=us-east5-b --preferred-value=8 "
+            "--project=lab`",
+        ),
     ],
 )
 def test_each_refusal_is_one_sentence_with_the_command_that_helps(
@@ -195,6 +203,20 @@ def test_before_anything_begins_it_says_why_nothing_can_be_had(run: Run, tpu: Tp
     turn_off(run, tpu)
     with pytest.raises(ConfigurationError, match="gcloud services enable"):
         run.slices.check([A, B])
+
+
+def test_without_credentials_or_a_project_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TPU_EMULATOR_HOST", raising=False)
+
+    def nobody() -> object:
+        raise DefaultCredentialsError("Your default credentials were not found.")
+
+    monkeypatch.setattr("google.auth.default", nobody)
+    with pytest.raises(ConfigurationError, match="`gcloud auth application-default login`"):
+        connect(Cloud())
+    monkeypatch.setattr("google.auth.default", lambda: (AnonymousCredentials(), None))
+    with pytest.raises(ConfigurationError, match="`gcloud config set project PROJECT`"):
+        connect(Cloud())
 
 
 def test_too_many_calls_a_minute_are_no_lack_of_quota(run: Run, clouds: World) -> None:

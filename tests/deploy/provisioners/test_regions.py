@@ -1,0 +1,87 @@
+"""Zones in another region than the bucket are refused; where a bucket is, the real client asks a server on loopback."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from deploy.provisioners import regions
+from nanocode.run.exits import ConfigurationError
+from nanocode.storage import gcs
+
+
+@pytest.mark.parametrize(
+    ("places", "far"),
+    [
+        (("us-east5",), ["us-central1-b", "europe-west4-a"]),
+        (("us",), ["europe-west4-a"]),
+        (("eu",), ["us-east5-b", "us-central1-b"]),
+        (("nam4",), ["us-east5-b", "europe-west4-a"]),
+        (("us-central1", "us-east5"), ["europe-west4-a"]),
+    ],
+    ids=str,
+)
+def test_a_zone_is_near_where_its_region_or_continent_is_the_bucket_s(places: tuple[str, ...], far: list[str]) -> None:
+    assert regions.elsewhere(["us-east5-b", "us-central1-b", "europe-west4-a"], places) == far
+
+
+Answers = Callable[[int, dict[str, Any]], None]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
+    """What the bucket's own resource is (cloud.google.com/storage/docs/json_api/v1/buckets/get)."""
+    says: list[tuple[int, dict[str, Any]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, body = says[-1]
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Not on the test's output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    client = storage.Client(
+        "lab", AnonymousCredentials(), client_options={"api_endpoint": f"http://127.0.0.1:{server.server_address[1]}"}
+    )
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(gcs, "open_bucket", client.bucket)
+    yield lambda code, body: says.append((code, body))
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_zone_elsewhere_is_refused_with_the_command_that_makes_a_bucket_there(answers: Answers) -> None:
+    answers(200, {"name": "mine", "location": "US-EAST5", "locationType": "region"})
+    regions.refuse_elsewhere("gs://mine/d24", ["us-east5-a", "us-east5-b"])
+    with pytest.raises(ConfigurationError) as refused:
+        regions.refuse_elsewhere("gs://mine/d24", ["us-east5-b", "europe-west4-a"], "lab", 0.02)
+    said = str(refused.value)
+    assert "zone europe-west4-a is in another region than gs://mine (us-east5)" in said
+    assert "costs $0.02 a GB" in said
+    make = "gcloud storage buckets create gs://mine-europe-west4 --location=europe-west4 --project=lab"
+    assert f"`{make}`" in said and "\n" not in said
+
+
+def test_the_two_regions_of_a_bucket_of_ones_own_choice_are_both_near(answers: Answers) -> None:
+    config = {"dataLocations": ["US-EAST5", "US-CENTRAL1"]}
+    answers(200, {"name": "mine", "location": "US", "locationType": "dual-region", "customPlacementConfig": config})
+    regions.refuse_elsewhere("gs://mine/d24", ["us-east5-b", "us-central1-a"])
+    with pytest.raises(ConfigurationError, match="us-east1-d"):
+        regions.refuse_elsewhere("gs://mine/d24", ["us-east5-b", "us-east1-d"])
+
+
+def test_who_may_not_ask_where_the_bucket_is_is_refused_nothing(answers: Answers) -> None:
+    answers(403, {"error": {"code": 403, "message": "storage.buckets.get denied"}})
+    regions.refuse_elsewhere("gs://mine/d24", ["europe-west4-a"])
+    regions.refuse_elsewhere("/home/me/d24", ["europe-west4-a"])

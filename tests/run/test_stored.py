@@ -1,0 +1,61 @@
+"""What a run's bucket costs: weighed once an hour by the controller, and told by bill, status and forecast alike."""
+
+import pytest
+
+from deploy.controller.decision import Decision, State
+from deploy.controller.record import RunJournal
+from nanocode.config.settings import load
+from nanocode.run import stored
+from nanocode.run.costs import bill
+from nanocode.run.directory import RunDirectory
+from nanocode.storage.objects import open_store
+from tests.gcs import gcs_url
+
+__all__ = ["gcs_url"]
+
+GIGABYTE = 2**30
+BEGAN = 1_800_000_000.0
+HOUR = 3600.0
+IDLE = Decision((), {}, State.RUNNING, "", 0.0, resting=False)
+
+
+def test_bytes_count_for_as_long_as_they_are_there() -> None:
+    known = [(BEGAN, 0), (BEGAN + HOUR, 100), (BEGAN + 2 * HOUR, 100)]
+    assert stored.byte_hours(known, BEGAN + 2.5 * HOUR) == pytest.approx(50 + 100 + 50)
+    assert stored.byte_hours(known, BEGAN + 900 * HOUR) == pytest.approx(50 + 100 + 200), "nobody has looked since"
+    assert stored.byte_hours([], BEGAN) == 0.0
+    assert stored.measurements(["1800000000-7", "nonsense", "12-", "5-6"]) == [(5.0, 6), (BEGAN, 7)]
+
+
+def run_at(url: str, *settings: str) -> RunDirectory:
+    run = RunDirectory(open_store(url))
+    run.add_config(
+        load("demo", ["corpus.sources=[{location: gs://elsewhere/text}]", *settings], environment={}).to_yaml()
+    )
+    return run
+
+
+def test_a_bucket_is_weighed_once_an_hour_and_is_in_the_bill_and_in_what_the_budget_counts(gcs_url: str) -> None:
+    run = run_at(gcs_url, "prices.storage_gb_month=73000")  # $100 for a gigabyte and an hour
+    run.store.write("pretrain/x", bytes(2**20))
+    journal = RunJournal(run)
+    for minute in range(0, 121, 10):
+        if minute == 60:
+            journal = RunJournal(run)  # another controller goes on
+        journal.read()
+        journal.show(IDLE, BEGAN + 60 * minute)
+    names = run.store.children(stored.FOLDER)
+    assert [name.partition("-")[0] for name in names] == [str(int(BEGAN + HOUR * hour)) for hour in range(3)]
+    written, found = journal.read(), bill(run, journal.settings, [], BEGAN + 3 * HOUR)  # type: ignore[arg-type]
+    assert written.dollars_stored == pytest.approx(2 * 100 / 1024, rel=0.05)
+    assert found.stored == pytest.approx(3 * 100 / 1024, rel=0.05) and found.dollars == found.stored
+    assert 2**20 <= found.stored_bytes < 1.1 * 2**20
+
+
+def test_nobody_weighs_what_has_no_price_or_is_not_in_a_bucket(gcs_url: str, tmp_path: object) -> None:
+    for run in (run_at(gcs_url), run_at(str(tmp_path), "prices.storage_gb_month=0.02")):
+        journal = RunJournal(run)
+        journal.read()
+        journal.show(IDLE, BEGAN)
+        assert run.store.children(stored.FOLDER) == ()
+        assert bill(run, journal.settings, [], BEGAN + HOUR).stored == 0.0  # type: ignore[arg-type]
