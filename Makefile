@@ -56,6 +56,9 @@ gcp-setup: $(READY) ## cloud: what the project in deploy.env needs; DRY_RUN=1 pr
 deploy-demo deploy-d12 deploy-d20 deploy-d24: deploy-%: $(READY)
 	@$(CLOUD) deploy $(NAMED) $(if $(YES),--yes) $*
 
+deploy:
+	@echo "which preset? make deploy-demo, deploy-d12, deploy-d20 or deploy-d24; DRY_RUN=1 only prints"; exit 2
+
 deploy-d24: ## cloud: begin a run, or change one; also deploy-demo, deploy-d12, deploy-d20; NAME=, DRY_RUN=1
 
 undeploy status suspend resume cancel: $(READY)
@@ -78,7 +81,7 @@ chat: $(READY) ## talk to the agent of a run: RUN=gs://bucket/name, or a folder
 image: ## build the images of TARGETS; BUILDER=docker|podman|buildah|cloudbuild, DRY_RUN=1 prints the commands
 	@$(IMAGES) build
 
-push: ## the same, and push them to IMAGE_REPOSITORY
+push: ## the same, and push them to IMAGE_REPOSITORY, or where deploy.env says
 	@$(IMAGES) push
 
 clean: ## remove the environment and every cache, but no run
@@ -94,4 +97,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: help demo test test-fast test-image test-cluster cluster-up cluster-down lint bench image push clean gcp-setup \
-  deploy-demo deploy-d12 deploy-d20 deploy-d24 undeploy status suspend resume cancel logs chat
+  deploy deploy-demo deploy-d12 deploy-d20 deploy-d24 undeploy status suspend resume cancel logs chat

@@ -39,7 +39,9 @@ def load_agent(location: str, stage: str | None = None, slots: int = 1) -> Agent
     found, checkpoint = newest(run, location, stage)
     marker = run.done("tokenizer")
     if marker is None:
-        raise ConfigurationError(f"stage tokenizer is not done in {location}: run `nanocode run --run-dir {location}`")
+        raise ConfigurationError(
+            f"stage tokenizer is not done in {location}: `nanocode run --run-dir {location} --stages tokenizer` does it"
+        )
     tokenizer = Tokenizer.from_bytes(run.store.read(marker.outputs["tokenizer"]))
     model, weights = load_weights(run, settings, checkpoint)
     return AgentModel(found, settings, tokenizer, make_engine(model, weights, tokenizer, slots))
@@ -62,5 +64,8 @@ def newest(run: RunDirectory, location: str, stage: str | None) -> tuple[str, Ma
         marker = run.done(name)
         if marker is not None and "checkpoint" in marker.outputs:
             return name, marker
-    what = "nothing is trained yet" if stage is None else f"stage {stage} is not done"
-    raise ConfigurationError(f"{what} in {location}: run `nanocode run --run-dir {location}` first")
+    what = f"stage {stage} is not done" if stage is not None else "no stage that trains is done yet"
+    raise ConfigurationError(
+        f"{what} in {location}, so there are no weights: `nanocode status {location}` says how far it is, "
+        f"`nanocode run --run-dir {location}` goes on with it"
+    )

@@ -20,6 +20,7 @@ from jobs.transcript import Transcript
 from jobs.turn import Desk, open_workspace
 from jobs.undo import Change, undo
 from nanocode.agent.conversation import Conversation, Message, to_json
+from nanocode.config.refusals import cause
 from nanocode.run.exits import Exit
 
 HELP = (
@@ -87,12 +88,13 @@ class Chat:
             case _ if command.startswith("/") and "/" not in command[1:]:
                 self._transcript.complain(f"no command is called {command}: /help lists them")
             case _:
-                return self._turn(self._suggested(line))
+                suggested = self._suggested(line)
+                return self._turn(suggested or line, () if suggested else self._messages)
         return ""
 
-    def _turn(self, request: str) -> str:
+    def _turn(self, request: str, history: Conversation) -> str:
         before = tuple(self._messages)
-        said = self._desk.turn(before, request)
+        said = self._desk.turn(history, request)
         self._messages = tuple(said.messages)
         self._turns.append(_Turn(before, tuple(self._desk.changes), self._desk.ran_bash))
         if said.ended == "out of steps":
@@ -101,10 +103,10 @@ class Chat:
             self._transcript.note("(there is no room left in the context: /clear begins anew)")
         return said.ended
 
-    def _suggested(self, line: str) -> str:
-        """A number picks one of the suggestions."""
+    def _suggested(self, line: str) -> str | None:
+        """The suggestion that a number picks; what was said before has nothing to do with it."""
         if not (line.isascii() and line.isdecimal() and 1 <= int(line) <= len(self._suggestions)):
-            return line
+            return None
         self._transcript.note(self._suggestions[int(line) - 1])
         return self._suggestions[int(line) - 1]
 
@@ -133,7 +135,7 @@ class Chat:
             target = Path(path).expanduser()
             target.write_text(json.dumps(to_json(self._messages), indent=1, ensure_ascii=False) + "\n", "utf-8")
         except (OSError, ValueError) as error:
-            self._transcript.complain(f"cannot write {path} ({error})")
+            self._transcript.complain(f"cannot write {path} ({cause(error)}): give a file in a folder that is there")
             return
         self._transcript.note(f"(saved to {target})")
 
@@ -148,7 +150,7 @@ class Chat:
         console.print(grid)
         if self._suggestions:
             console.print()
-            console.print("Try one of these, by its number:", style="dim")
+            console.print("Try one of these, by its number. Each begins a conversation of its own:", style="dim")
             for number, prompt in enumerate(self._suggestions, start=1):
                 console.print(Text.assemble((f"  {number}  ", "bold cyan"), prompt))
 

@@ -13,6 +13,7 @@ from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import order
 from nanocode.storage.objects import StorageError
 
+RUN_DIR = "a run directory: a local path or gs://bucket/prefix"
 WITH_WEIGHTS = ("preference", "sft", "pretrain")
 
 
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("--run-dir", required=True, metavar="DIR", help="a local path or gs://bucket/prefix")
+    run.add_argument("--run-dir", required=True, metavar="DIR", help=RUN_DIR)
     run.add_argument("--preset", choices=PRESETS, help="where settings begin; a new run directory takes demo")
     run.add_argument("--stages", metavar="A,B", help=f"only these of: {', '.join(order())}")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable")
@@ -172,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     _add_wishes(commands)
     status = commands.add_parser("status", help="what is done, and how well")
-    status.add_argument("run_dir", metavar="DIR")
+    status.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
     how = status.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true")
+    how.add_argument("--json", action="store_true", help="as one JSON object")
     how.add_argument("--watch", action="store_true", help="draw it again and again, until the run is done or Ctrl-C")
     how.add_argument("--metrics", action="store_true", help="in Prometheus' text format")
     status.set_defaults(command=_status)
@@ -189,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         help="have the agent do one thing",
         description="One request and one turn. Exit code 0: it ended with a message; 1: it did not.",
     )
-    ask.add_argument("run_dir", metavar="DIR", help="a run directory")
-    ask.add_argument("prompt", metavar="PROMPT")
+    ask.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
+    ask.add_argument("prompt", metavar="PROMPT", help="the request, in single quotes where it has backticks")
     ask.add_argument("--workspace", type=Path, required=True, metavar="PATH", help="folder to work in")
     ask.add_argument("--yes", action="store_true", help="allow every Edit and Bash without asking")
     ask.add_argument("--json", action="store_true", help="print how it ended, the message and the whole conversation")
@@ -199,24 +200,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser(
         "eval", help="measure the agent on tasks", description="Play tasks in workspaces of their own and check them."
     )
-    evaluation.add_argument("run_dir", metavar="DIR")
+    evaluation.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
     evaluation.add_argument(
         "--suite", required=True, metavar="agent|FILE.jsonl", help="the built-in families, or your own tasks"
     )
     evaluation.add_argument("--stage", choices=WITH_WEIGHTS, help="whose weights; the newest if left out")
     evaluation.add_argument("--instances", type=int, default=50, metavar="N", help="of each built-in family [50]")
-    evaluation.add_argument("--json", action="store_true")
+    evaluation.add_argument("--json", action="store_true", help="print one JSON object, no table")
     evaluation.add_argument("--unsafe-bash", action="store_true", help="run commands even where nothing can hold them")
     evaluation.set_defaults(command=_eval)
     export = commands.add_parser("export", help="write weights in the layout that `transformers` loads")
-    export.add_argument("run_dir", metavar="DIR")
-    export.add_argument("--stage", default="pretrain", choices=["pretrain"])
-    export.add_argument("--to", type=Path, required=True, metavar="PATH")
+    export.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
+    export.add_argument("--stage", default="pretrain", choices=["pretrain"], help="whose weights: the base model's")
+    export.add_argument("--to", type=Path, required=True, metavar="PATH", help="folder to write into")
     export.add_argument("--force", action="store_true", help="write into PATH though something is there")
     export.set_defaults(command=_export)
     imported = commands.add_parser("import", help="begin a run from published NanoChat weights")
-    imported.add_argument("folder", type=Path, metavar="HF_DIR")
-    imported.add_argument("--run-dir", required=True, metavar="DIR")
+    imported.add_argument("folder", type=Path, metavar="HF_DIR", help="folder with config.json, weights and tokenizer")
+    imported.add_argument("--run-dir", required=True, metavar="DIR", help="where the run begins: a new directory")
     imported.add_argument("--preset", choices=PRESETS, default="demo", help="settings of the stages that follow")
     imported.set_defaults(command=_import)
     return parser
@@ -230,10 +231,10 @@ def _add_wishes(commands: Any) -> None:
         ("cancel", "stop a run for good"),
     ):
         wish = commands.add_parser(name, help=help)
-        wish.add_argument("run_dir", metavar="DIR")
+        wish.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
         wish.set_defaults(command=_wish, wish=name)
     retry = commands.add_parser("retry", help="do a stage again from its beginning, and all that stands on it")
-    retry.add_argument("run_dir", metavar="DIR")
+    retry.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
     retry.add_argument("--from", dest="stage", required=True, metavar="STAGE", help=f"one of: {', '.join(order())}")
     retry.set_defaults(command=_retry)
 
@@ -247,7 +248,7 @@ def _add_slices(commands: Any) -> None:
     )
     slices.add_argument("runs", nargs="*", metavar="DIR", help="run directories, or folders of them, to find the users")
     slices.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `nanocode run`")
-    slices.add_argument("--json", action="store_true")
+    slices.add_argument("--json", action="store_true", help="print one JSON object, no table")
     slices.add_argument("--janitor", action="store_true", help="delete what nobody uses")
     slices.add_argument("--dry-run", action="store_true", help="with --janitor: only say what it would delete")
     slices.add_argument(

@@ -9,6 +9,7 @@ from jobs.speaker import SpeakerError
 from nanocode.agent.conversation import Conversation, Step, to_json
 from nanocode.agent.endpoint import EndpointError, EndpointPolicy
 from nanocode.agent.soul import read_soul
+from nanocode.config.refusals import requirement
 from nanocode.config.settings import Endpoint
 from nanocode.run.exits import UsageError
 
@@ -25,7 +26,7 @@ class EndpointSpeaker:
         try:
             endpoint = Endpoint(url=url, model=model, options=options)
         except ValidationError as error:
-            raise UsageError(f"--endpoint {url}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+            raise UsageError(f"--endpoint {url}: {requirement(error.errors()[0])} (here OPENAI_API_KEY)") from None
         self._policy = EndpointPolicy(endpoint, read_soul(None))
         self.label, self.context = f"{model} at {url}", CONTEXT
 

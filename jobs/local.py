@@ -11,6 +11,7 @@ from deploy.local.backend import ZONE
 from deploy.local.chaos import parse_chaos, supervise
 from deploy.local.loop import control
 from jobs.console import set_up_logging
+from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
 from nanocode.run import settling
 from nanocode.run.attempts import End, recorded
@@ -19,6 +20,7 @@ from nanocode.run.exits import Exit, UsageError
 from nanocode.run.graph import Stage, order, select
 from nanocode.run.intent import change_intent, forgive
 from nanocode.run.liveness import last_sign, seems_alive
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import open_store
 
 
@@ -27,6 +29,7 @@ def dry_run(location: str, preset: str | None, overrides: Sequence[str], config:
     from nanocode.synth.plan import plan
 
     settings, _ = settling.proposed(RunDirectory(open_store(location)), preset, overrides, config)
+    read_soul(settings.soul)
     print(plan(settings))
     return Exit.DONE
 
@@ -51,6 +54,7 @@ def run(
     if not all(settling.is_done(directory, stage, settings) for stage in chosen):
         wanted = tuple(stage.name for stage in chosen) if stages else ()
         change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
+        outlive_listeners()
         _tell_of_others(directory, chosen)
         if settings.budget.dollars is not None and not settings.controller.dollars_per_slice_hour.get(ZONE):
             what = f"controller.dollars_per_slice_hour.{ZONE} (what an hour of this machine costs)"
@@ -82,7 +86,9 @@ def settle(
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was changed")
 
-    return settling.settle(directory, *settling.proposed(directory, preset, overrides, config), accept)
+    settings, before = settling.proposed(directory, preset, overrides, config)
+    read_soul(settings.soul)  # one that is wrong is refused before anybody is asked, and before anything is written
+    return settling.settle(directory, settings, before, accept)
 
 
 def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:

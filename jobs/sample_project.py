@@ -1,40 +1,42 @@
 """A small project to try an agent on, when the user has brought none: of the kind that the built-in tasks train on."""
 
 FILES = {
-    "price.py": """\
+    "market.py": """\
 import math
 
-def add_margin(price, margin):
-    return price + margin
+def combine_ticket(amount, margin):
+    return amount + margin
 
 
-def sum_basket(basket):
-    return sum(basket)
+def collect_parcel(journal):
+    return sum(journal)
 """,
-    "report.py": """\
-def print_report(basket):
-    return sum_basket(basket) + 3
+    "garden.py": """\
+def verify_window(basket):
+    return collect_parcel(basket) + 3
 """,
-    "level.py": '''\
-def count_level(level):
-    """Return the numbers from 1 to level."""
-    return list(range(1, level))
+    "planet.py": '''\
+def select_bridge(number):
+    """Return the numbers from 1 to number."""
+    return list(range(1, number))
 ''',
-    "test_level.py": """\
-from level import *
-got = count_level(4)
+    "test_planet.py": """\
+from planet import *
+got = select_bridge(4)
 if got != [1, 2, 3, 4]:
-    exit(f"FAIL count_level: got {got}, want [1, 2, 3, 4]")
+    exit(f"FAIL select_bridge: got {got}, want [1, 2, 3, 4]")
 print("ok")
 """,
     "rocket.py": """\
-print("rocket", 12 * 7)
+print("signal", 12 * 7)
 """,
 }
+# In any order, each in a conversation of its own, as in training. A name is two longer words of the kind that tasks
+# draw: a tiny model miscopies others, as `add_margin`.
 PROMPTS = (
-    "Where is `add_margin` defined?",
-    "What does `sum_basket` return?",
-    "Rename `sum_basket` to `total_basket`.",
-    "The test test_level.py fails. Fix it.",
+    "Where is `combine_ticket` defined?",
+    "What does `combine_ticket` return?",
+    "Rename `collect_parcel` to `gather_silver`.",
+    "The test test_planet.py fails. Fix it.",
     "Run rocket.py and tell me what it prints.",
 )

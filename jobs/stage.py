@@ -33,6 +33,7 @@ from nanocode.run.graph import STAGES
 from nanocode.run.liveness import last_sign
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
 from nanocode.train.preemption import Preempted, Preemption
 
@@ -136,6 +137,7 @@ def run_stage(stage: str, work: Callable[[Task], Outcome | None], claims_itself:
     `claims_itself`: the work calls `task.claim()`, because hosts have to find each other before one of them does.
     """
     preemption = Preemption()
+    outlive_listeners()
     # Whoever ends a process that hangs asks it first what every thread of it is doing.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_logging()

@@ -86,7 +86,20 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
         table.add_row(stage["name"], _state(stage["state"]), *(cell(stage) for _, cell in shown))
     telling = [one for one in found["stages"] if one["reason"] and one["state"] != "waiting"]
     reasons = [Text(f"{one['name']}: {one['reason']}", style="dim") for one in telling]
-    return Group(title, table, *reasons)
+    return Group(title, table, *reasons, *_results(found))
+
+
+def _results(found: dict[str, Any]) -> list[Text]:
+    """How good the agent is, where to read more, and how to talk to it."""
+    said = []
+    if (agent := found.get("agent")) is not None:
+        low, high = agent["interval"]
+        said += [f"pass@1 after {agent['stage']}: {agent['pass@1']:.0%} of unseen tasks ({low:.0%} to {high:.0%})"]
+    if found.get("report"):
+        said += [f"report: {found['report']}"]
+    if agent is not None:
+        said += [f"talk to it: nanocode chat {found['run']}"]
+    return [Text(line, overflow="fold") for line in said]
 
 
 def table(found: dict[str, Any], width: int | None = None) -> str:

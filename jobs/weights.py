@@ -11,6 +11,7 @@ import tokenizers
 from jaxtyping import PyTree
 
 from jobs.stage import versions
+from nanocode.config.refusals import cause
 from nanocode.config.settings import load
 from nanocode.model import huggingface
 from nanocode.run.digests import stage_digests
@@ -54,7 +55,7 @@ def import_run(folder: Path, location: str, preset: str) -> None:
         tokenizer = _read_tokenizer(folder)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot read {folder} ({error}): give a folder with config.json and weights"
+            f"cannot read {folder} ({cause(error)}): give a folder with config.json and weights"
         ) from error
     except ValueError as error:
         raise ConfigurationError(f"cannot import {folder}: {error}") from error

@@ -7,6 +7,7 @@ from nanocode.run.exits import UsageError
 from nanocode.run.graph import downstream, order, select
 from nanocode.run.intent import begun_again, change_intent, forgive, latest_intent
 from nanocode.run.settling import read_settings
+from nanocode.run.status import read
 from nanocode.storage.objects import open_store
 
 
@@ -15,6 +16,8 @@ def suspend(location: str) -> str:
     run = _existing(location)
     if latest_intent(run).want == "cancel":
         raise UsageError(f"{run.store.url} was cancelled: there is nothing to suspend")
+    if _is_done(run):
+        return f"{run.store.url} is done: there is nothing to suspend"
     change_intent(run, want="suspend")
     return f"{run.store.url} saves and stops; `nanocode resume {run.store.url}` takes that back"
 
@@ -23,7 +26,9 @@ def resume(location: str) -> str:
     """Take back a suspension, and forgive the failures so far."""
     run = _existing(location)
     if latest_intent(run).want == "cancel":
-        raise UsageError(f"{run.store.url} was cancelled: `nanocode run --run-dir {run.store.url}` begins it anew")
+        raise UsageError(f"{run.store.url} was cancelled: `nanocode run --run-dir {run.store.url}` goes on with it")
+    if _is_done(run):
+        return f"{run.store.url} is done: there is nothing to go on with"
     change_intent(run, want="run", forgiven=forgive(run, order()))
     return f"{run.store.url} may go on: {_where_it_goes_on(run)}"
 
@@ -31,6 +36,8 @@ def resume(location: str) -> str:
 def cancel(location: str) -> str:
     """Stop the run; what it has made is kept."""
     run = _existing(location)
+    if _is_done(run):
+        return f"{run.store.url} is done: there is nothing to cancel"
     change_intent(run, want="cancel")
     return f"{run.store.url} is cancelled; what it has made stays there"
 
@@ -56,6 +63,10 @@ def _existing(location: str) -> RunDirectory:
     run = RunDirectory(open_store(location))
     read_settings(run)
     return run
+
+
+def _is_done(run: RunDirectory) -> bool:
+    return bool(read(run.store.url)["state"] == "done")
 
 
 def _where_it_goes_on(run: RunDirectory) -> str:

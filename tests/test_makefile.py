@@ -1,5 +1,6 @@
 """What make does about the accelerator that is asked for. Dry runs: nothing is installed."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,3 +36,11 @@ def test_an_unknown_extra_is_refused_in_one_line(checkout: Path, extra: str) -> 
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert "say EXTRA=cpu, EXTRA=cuda or EXTRA=tpu" in done.stderr
+
+
+def test_deploy_alone_says_which_there_are(checkout: Path) -> None:
+    done = subprocess.run(["make", "deploy"], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    (rule,) = re.findall(r"^(deploy-.*): deploy-%", (checkout / "Makefile").read_text(), re.M)
+    (named,) = done.stdout.splitlines()
+    assert all(name in named for name in rule.split()) and "deploy-d24" in rule

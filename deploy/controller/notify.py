@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 SECONDS_PER_TRY = 10.0
 SECONDS_OF_TRIES = 120.0
-SECONDS_AT_THE_END = 10.0
+SECONDS_AT_THE_END = 5.0
 """How long a command that is done waits for its last words to be delivered."""
 
 
@@ -52,6 +52,8 @@ class Webhook:
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join(self._at_the_end)
+            if self._thread.is_alive():
+                log.warning("the last words did not reach the webhook", seconds=self._at_the_end)
 
     def _deliver(self) -> None:
         while (one := self._waiting.get()) is not None:

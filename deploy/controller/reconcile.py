@@ -46,21 +46,34 @@ class Reconciler:
         self._looked: float | None = None
         self._strangers: dict[tuple[str, int], float] = {}
         """Processes that we have read nothing of, and since when."""
+        self.untold: list[Tell] = []
+        """What the last round had to tell, and could not note that it is told."""
 
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
         written = self._journal.read()
         now = self._now()
         decision = decide(self._observed(written, now), written.policy, written.budget)
+        self.untold = []
         for action in decision.actions:
-            if isinstance(action, Tell) and action.key in written.told:
-                continue
-            try:
-                self._act(action, now)
-            except Unreachable as error:
-                log.warning("no answer, next round tries again", action=str(action), error=str(error))
+            if not isinstance(action, Tell) or action.key not in written.told:
+                self._try(action, now)
         self._journal.show(decision, now)
         return decision
+
+    def tell_again(self) -> None:
+        """What there is to tell once nothing else is left to do, and no next round tries again."""
+        untold, self.untold = self.untold, []
+        for news in untold:
+            self._try(news, self._now())
+
+    def _try(self, action: Action, now: float) -> None:
+        try:
+            self._act(action, now)
+        except Unreachable as error:
+            log.warning("no answer, next round tries again", action=str(action), error=str(error))
+            if isinstance(action, Tell):
+                self.untold.append(action)
 
     def _now(self) -> float:
         now = self._clock()

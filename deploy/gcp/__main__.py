@@ -12,6 +12,9 @@ from deploy.gcp.release import Release
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.storage.objects import StorageError
 
+PROGRAMS = {"setup": ("gcloud",), "deploy": ("gcloud", "kubectl", "helm"), "undeploy": ("kubectl", "helm")}
+"""What a command runs; all others run kubectl alone."""
+
 
 def main() -> int:
     """Run one command; what a user can cause is one line on stderr."""
@@ -29,6 +32,10 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, to: Deployment) -> int:
+    if not options.dry_run:  # that one prints what it would run elsewhere too, and needs what it asks alone
+        steps.need(*PROGRAMS.get(options.command, ("kubectl",)))
+    elif options.command == "deploy":
+        steps.need("helm")
     match options.command:
         case "setup":
             steps.perform(setup.steps(to), options.dry_run)
@@ -38,7 +45,7 @@ def _run(options: argparse.Namespace, to: Deployment) -> int:
             wanted = Release(name, options.preset, tag, accept_stale=options.yes)
             return deploy(to.suited(options.preset), wanted, options.dry_run)
         case "status":
-            return status(to, options.name)
+            status(to, options.name)
         case command:
             name = options.name or logs.only_run(to)
             if command == "logs":
@@ -57,8 +64,6 @@ def deploy(to: Deployment, wanted: Release, dry_run: bool) -> int:
         print("# what helm applies", flush=True)
         print(steps.output(argv, text), end="")
         return Exit.DONE
-    for program in steps.HOW_TO_GET:
-        steps.need(program)
     if not checks.passed(checks.checks(to, wanted.tag)):
         raise ConfigurationError("nothing was deployed: put right what is WRONG above, and run this again")
     digest = checks.image_digest(to, f"jobs-{to.target}:{wanted.tag}")
@@ -81,15 +86,14 @@ def undeploy(to: Deployment, name: str, dry_run: bool) -> int:
     return Exit.DONE
 
 
-def status(to: Deployment, name: str | None) -> int:
+def status(to: Deployment, name: str | None) -> None:
     """The runs of the namespace, and of one its stages and what happened last."""
     kubectl = ("kubectl", f"--context={to.context}", f"--namespace={to.namespace}")
-    code = steps.show((*kubectl, "get", "trainingruns", *([name] if name else []), "--output=wide"))
-    if name and not code:
+    steps.tell((*kubectl, "get", "trainingruns", *([name] if name else []), "--output=wide"))
+    if name:
         each = '{range .status.stages[*]}{.name}{"\\t"}{.state}{"\\t"}{.reason}{"\\n"}{end}'
-        steps.show((*kubectl, "get", "trainingrun", name, f"--output=jsonpath={each}"))
-        steps.show((*kubectl, "events", f"--for=trainingrun/{name}"))
-    return code
+        steps.tell((*kubectl, "get", "trainingrun", name, f"--output=jsonpath={each}"))
+        steps.tell((*kubectl, "events", f"--for=trainingrun/{name}"))
 
 
 def this_version() -> str:
@@ -108,19 +112,23 @@ def _end(code: Exit, error: Exception) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m deploy.gcp", description="Deploy runs to a Google Cloud project.")
-    parser.add_argument("--env", default="deploy.env", metavar="FILE")
+    parser.add_argument("--env", default="deploy.env", metavar="FILE", help="project, zones, bucket [deploy.env]")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     commands.add_parser("setup", help="what the project needs before the first run; never deletes")
     deploy = commands.add_parser("deploy", help="begin a run, or change one")
-    deploy.add_argument("preset", choices=release.PRESETS)
+    deploy.add_argument("preset", choices=release.PRESETS, help="size of the model, and of the machine")
     deploy.add_argument("--yes", action="store_true", help="stages that a change makes stale may run again")
     commands.add_parser("status", help="how far runs are")
     commands.add_parser("undeploy", help="end a run and remove its release; the data stays")
     log = commands.add_parser("logs", help="what a stage says, over attempts and hosts")
-    log.add_argument("stage")
-    for wish in ("suspend", "resume", "cancel"):
-        commands.add_parser(wish)
+    log.add_argument("stage", help="such as pretrain")
+    for wish, what in (
+        ("suspend", "stop a run, saved"),
+        ("resume", "go on with it"),
+        ("cancel", "stop a run for good"),
+    ):
+        commands.add_parser(wish, help=what)
     for command in commands.choices.values():
         command.add_argument("--name", metavar="RELEASE", help="the run; the only one there is, if left out")
     return parser

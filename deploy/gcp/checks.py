@@ -1,12 +1,15 @@
 """What is looked at before anything is deployed: one line each, and what to do about it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from deploy.gcp.deployment import Deployment
-from deploy.gcp.steps import StepFailed, output, succeeds
+from deploy.gcp.steps import HOW_TO_GET, StepFailed, output, succeeds
+
+OLDEST_HELM = (3, 18)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Problem(Exception):
 def checks(to: Deployment, tag: str) -> list[Check]:
     """All of them, the ones that others need first."""
     found = [
+        Check("helm", _helm),
         Check("cluster", lambda: _cluster(to)),
         Check("bucket", lambda: _bucket(to)),
         Check("jobs image", lambda: image_digest(to, f"jobs-{to.target}:{tag}")),
@@ -66,6 +70,14 @@ def quota_hint(to: Deployment) -> str:
         f"a slice takes {chips} chips of Compute Engine's {'preemptible ' if to.spot else ''}TPU v6e quota in "
         f"{to.region}; the TPU Research Cloud's is Cloud TPU quota, which node pools cannot use"
     )
+
+
+def _helm() -> str:
+    said = output(("helm", "version", "--template={{.Version}}")).strip()
+    version = re.match(r"v(\d+)\.(\d+)", said)
+    if version is not None and (int(version[1]), int(version[2])) < OLDEST_HELM:
+        raise Problem(f"{said} is too old: {HOW_TO_GET['helm']}")
+    return said or "there"
 
 
 def _cluster(to: Deployment) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from nanocode.config.refusals import requirement
 from nanocode.run.exits import ConfigurationError
 
 EXAMPLE = "deploy.env.example"
@@ -140,5 +141,5 @@ def _explain(error: ValidationError) -> str:
         near = difflib.get_close_matches(key, [name.upper() for name in Deployment.model_fields], n=1)
         return f"{key} is no key: did you mean {near[0]}?" if near else f"{key} is no key: {EXAMPLE} lists them"
     if one["type"] == "value_error":
-        return one["msg"].removeprefix("Value error, ")
-    return f"{key}={one['input']} cannot be ({one['msg']}): {EXAMPLE} shows what it may be"
+        return requirement(one)
+    return f"{key}={one['input']} cannot be: it {requirement(one)}; {EXAMPLE} shows what it may be"

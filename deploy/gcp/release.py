@@ -11,6 +11,7 @@ import yaml
 from deploy.gcp import slices
 from deploy.gcp.deployment import Deployment
 from deploy.gcp.steps import Step
+from nanocode.config.refusals import cause
 from nanocode.run.exits import ConfigurationError, UsageError
 
 CHART = Path("charts/nanocode")
@@ -73,7 +74,7 @@ def read_text(path: Path, key: str) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {key}={path} ({error}): correct the path") from None
+        raise ConfigurationError(f"cannot read {key}={path} ({cause(error)}): correct the path") from None
 
 
 def chosen(to: Deployment, release: Release) -> tuple[tuple[str, ...], str]:

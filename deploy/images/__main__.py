@@ -23,6 +23,7 @@ from deploy.images.builders import (
     described,
     digest_file,
     push_commands,
+    repository_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,9 +38,12 @@ class Refused(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m deploy.images", description=__doc__)
-    parser.add_argument("action", choices=("build", "push"))
+    parser.add_argument("action", choices=("build", "push"), help="push builds too")
     parser.add_argument("--builder", default="", help=f"one of {', '.join(PROBES)}")
     parser.add_argument("--repository", default="", help="such as REGION-docker.pkg.dev/PROJECT/nanocode")
+    parser.add_argument(
+        "--env", default="deploy.env", metavar="FILE", help="names the repository where --repository does not"
+    )
     parser.add_argument("--tag", default="", help="default: git describe")
     parser.add_argument("--targets", default="tpu controller", help=f"some of {', '.join(TARGETS)}")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
@@ -63,9 +67,13 @@ def _run(asked: argparse.Namespace) -> None:
     if unknown := [target for target in targets if target not in TARGETS]:
         raise Refused(f"there is no image {unknown[0]}: TARGETS are some of {', '.join(TARGETS)}")
     pushes = asked.action == "push" or builder == "cloudbuild"
-    if pushes and "/" not in asked.repository:
-        raise Refused("say where to push: IMAGE_REPOSITORY=REGION-docker.pkg.dev/PROJECT/nanocode")
-    request = Request(asked.repository.rstrip("/") or LOCAL, asked.tag or _described_by_git(), targets)
+    env = Path(asked.env)
+    repository = asked.repository or (repository_of(env.read_text("utf-8")) if pushes and env.is_file() else "")
+    if pushes and "/" not in repository:
+        raise Refused(
+            "say where to push: fill in deploy.env, or IMAGE_REPOSITORY=REGION-docker.pkg.dev/PROJECT/nanocode"
+        )
+    request = Request(repository.rstrip("/") or LOCAL, asked.tag or _described_by_git(), targets)
     commands = build_commands(builder, request)
     if asked.action == "push":
         (ROOT / "build").mkdir(exist_ok=True)

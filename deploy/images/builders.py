@@ -48,6 +48,15 @@ class Described:
     size: str
 
 
+def repository_of(env: str) -> str:
+    """The registry's repository that a deploy.env names; empty where project or region is missing."""
+    said = dict(line.split("=", 1) for line in env.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    value = {key.strip(): text.strip().strip("'\"") for key, text in said.items()}
+    if not value.get("PROJECT") or not value.get("REGION"):
+        return ""
+    return f"{value['REGION']}-docker.pkg.dev/{value['PROJECT']}/{value.get('REPOSITORY') or 'nanocode'}"
+
+
 def build_commands(builder: str, request: Request) -> list[list[str]]:
     """Builds every target of the request; with cloudbuild pushes it as well."""
     if builder == "cloudbuild":

@@ -35,6 +35,7 @@ from deploy.provisioners.gke import NodePools
 from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
 from deploy.provisioners.regions import refuse_elsewhere
+from nanocode.config.refusals import requirement
 from nanocode.config.settings import Cloud
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
@@ -250,7 +251,7 @@ class Run:
                 )
         except ValidationError as error:
             one = error.errors()[0]
-            self.problem = f"spec.{'.'.join(map(str, one['loc']))} is wrong: {one['msg']}"
+            self.problem = f"spec.{'.'.join(map(str, one['loc']))} cannot be: it {requirement(one)}"
         except (ConfigurationError, UsageError, ValueError) as error:
             self.problem = str(error)
         self.fatal = bool(self.problem) and self.directory.latest_config() is None

@@ -19,10 +19,10 @@ from types import FrameType
 
 from deploy.local import processes
 from deploy.local.loop import say
+from deploy.local.told import NUMBERS, held_back
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -83,9 +83,9 @@ class Supervisor:
             times = [*due.values(), *self._grudges.values()]
             with suppress(subprocess.TimeoutExpired):
                 code = process.wait(max(0.0, min(times) - now) if times and not self._told else None)
-                if code != -signal.SIGKILL or self._told:
+                if code != -signal.SIGKILL:
                     return code
-                process = self._start()
+                process = self._start()  # told to leave or not: what runs is a controller's to stop
                 continue
             self._end_of_grace()
             for name, (wait, happen) in troubles.items():
@@ -109,11 +109,12 @@ class Supervisor:
         command = [sys.executable, "-m", "deploy.local.loop", "--run-dir", self._url]
         if self._chaos.slow_storage is not None:
             command += ["--environment", f"SLOW_STORAGE={self._chaos.slow_storage},{self._chaos.seed}"]
-        # In a group of its own: the terminal's Ctrl-C reaches it through us, and so once.
-        self._controller = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
-        if self._told:
-            self._controller.send_signal(signal.SIGTERM)
-        return self._controller
+        with held_back():
+            # In a group of its own: the terminal's Ctrl-C reaches it through us, and so once.
+            self._controller = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+            if self._told:
+                self._controller.send_signal(signal.SIGTERM)
+            return self._controller
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._told = True

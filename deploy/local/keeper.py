@@ -32,6 +32,7 @@ from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.graph import STAGES
 from nanocode.run.segments import SegmentWriter
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import AlreadyExists, StorageError, open_store
 
 NAME = "keeper.json"
@@ -73,7 +74,9 @@ class Kept:
         """`is_hung`: whether whoever says SIGTERM does so because the attempt hangs."""
         self._process: subprocess.Popen[bytes] | None = None
         self._told: list[int] = []
-        self._ending = False
+        self._told_at: float | None = None
+        self.by_force = ""
+        """That the process was ended by force, if it was, and after how long."""
         self._is_hung = is_hung
         self.keep_what_was_said: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
@@ -101,12 +104,15 @@ class Kept:
         elif process.returncode is not None:
             return  # its last words are being kept: we may hold the very lock that keeping them takes
         elif number == signal.SIGUSR2:
-            if self._ending:
+            if self.by_force:
                 return  # asked again while the stacks are being written
-            self._ending = True
+            self.by_force = "ended by force"
+            if self._told_at is not None:
+                self.by_force += f", {time.monotonic() - self._told_at:.0f} s after it was told to leave"
             self._have_stacks_written(process)
             self.end()
         else:
+            self._told_at = self._told_at or time.monotonic()
             if number == signal.SIGTERM and self._is_hung():
                 self._have_stacks_written(process)
                 self.keep_what_was_said()  # before whoever has lost patience ends us as well
@@ -192,6 +198,8 @@ def keep(run: RunDirectory, stage: str, attempt: int, command: Sequence[str], po
         kept.end()
         flush()
         reason = tee.last_line.removeprefix("nanocode: ")[:LONGEST_REASON] if code else ""
+        if kept.by_force and code == -signal.SIGKILL:
+            reason = kept.by_force  # its last line is of the stacks
         if pod is None:
             _record(run, stage, attempt, ExitRecord(code=code, at=time.time(), reason=reason))
             return Exit.DONE
@@ -260,6 +268,7 @@ def main() -> int:
     parser.add_argument("--of", type=int, default=1, help="in a pod: how many there are")
     parser.add_argument("--termination-log", type=Path, default=TERMINATION_LOG, help="in a pod: for its last line")
     options = parser.parse_args()
+    outlive_listeners()
     pod = Pod(options.worker, options.of, options.termination_log) if options.worker is not None else None
     stage = STAGES[options.stage]
     try:

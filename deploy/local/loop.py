@@ -4,21 +4,19 @@
 
 Told to leave (SIGTERM, Ctrl-C, a terminal that closes) it behaves as if the user had suspended the run, writes no such
 thing, and leaves when the last attempt on this machine has ended, and slices are given back. A second Ctrl-C has
-attempts leave unsaved, a third one does not wait for slices.
+attempts leave unsaved, a third one does not wait for slices. While another controller of the run is at work on this
+machine, one that is told to leave leaves everything to it: what it stopped would be begun again there.
 
 With slices (`provisioner: queued-resource`) the stages that need an accelerator run there, the others here. While this
 machine sleeps, slices go on for `cloud.unattended_minutes`; what has happened meanwhile is found out afterwards.
 """
 
 import argparse
-import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from deploy.controller.actions import Close, Tell
 from deploy.controller.backend import Backend, Provisioner, Unreachable
@@ -29,10 +27,13 @@ from deploy.controller.observed import Slice, Stage
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
 from deploy.local.backend import ZONE, LocalBackend, ThisMachine
+from deploy.local.peers import Peers
+from deploy.local.told import Told
 from nanocode.run.attempts import End, Ending, ExitRecord, Stop, recorded
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.settling import read_settings
+from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import StorageError, open_store
 
 if TYPE_CHECKING:
@@ -46,36 +47,8 @@ PATIENCE = 20
 meanwhile, it has them save and ends with them."""
 
 
-class Told:
-    """Whether we were told to leave; there is something to read on `handle` when that is new."""
-
-    def __init__(self) -> None:
-        self.times = 0
-        self.handle, self._writable = os.pipe()
-        os.set_blocking(self._writable, False)
-        os.set_blocking(self.handle, False)
-
-    def __enter__(self) -> Self:
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._tell) for number in numbers}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        os.close(self.handle)
-        os.close(self._writable)
-
-    def news(self) -> bool:
-        """Whether we were told (again) since this was last asked."""
-        try:
-            return bool(os.read(self.handle, 64))
-        except BlockingIOError:
-            return False
-
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self.times += 1
-        os.write(self._writable, b"!")
+SECONDS_FOR_LAST_WORDS = 5.0
+"""How long it is tried to tell what there is to tell, with nothing else left to do."""
 
 
 class Machines(Backend, Protocol):
@@ -176,7 +149,9 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
     journal = LocalJournal(run, backend)
     if slices is not None:
         slices.check(settings.controller.zones)
-    with Told() as told, Webhook(journal.webhook) as webhook:
+    with Told() as told, Webhook(journal.webhook) as webhook, Peers(run.store.url) as peers:
+        if peers.there:
+            say("another controller of this run is at work on this machine: Ctrl-C here leaves what runs to it")
 
         def tell(news: Tell) -> None:
             if news.key.startswith(("budget", "stalled")):
@@ -185,11 +160,18 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
 
         provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
-        decision = _until_rest(reconciler, journal, backend, told)
+        decision = _until_rest(reconciler, journal, backend, told, peers)
+        _tell_the_rest(reconciler, backend, told)
+    if decision is None:
+        say(f"another controller of this run goes on with it: `nanocode suspend {run.store.url}` stops that, too")
+        return Exit.PREEMPTED
     return _verdict(run, journal, backend, decision)
 
 
-def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines, told: Told) -> Decision:
+def _until_rest(
+    reconciler: Reconciler, journal: LocalJournal, backend: Machines, told: Told, peers: Peers
+) -> Decision | None:
+    """The decision after which there is nothing left to do; None when that is left to another controller."""
     silent = 0
     while True:
         try:
@@ -220,7 +202,16 @@ def _until_rest(reconciler: Reconciler, journal: LocalJournal, backend: Machines
         if told.news():
             if journal.leaving:
                 backend.hurry()
+            elif peers.leave():
+                return None
             journal.leaving = True
+
+
+def _tell_the_rest(reconciler: Reconciler, backend: Machines, told: Told) -> None:
+    until = time.monotonic() + SECONDS_FOR_LAST_WORDS
+    while reconciler.untold and not told.news() and time.monotonic() < until:
+        backend.wait(0.5, told.handle)
+        reconciler.tell_again()
 
 
 def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decision: Decision) -> Exit:
@@ -270,6 +261,7 @@ def main() -> int:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="more of it, for jobs")
     options = parser.parse_args()
+    outlive_listeners()
     environment = dict(pair.split("=", 1) for pair in options.environment)
     try:
         return control(RunDirectory(open_store(options.run_dir)), environment)

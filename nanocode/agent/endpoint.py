@@ -8,6 +8,7 @@ no step a few times, and what no retry can mend is final at once. The API key is
 import json
 import os
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 # A server that asks for a longer pause than this is out of order for us.
 LONGEST_RETRY_AFTER = 300.0
 CONNECT_SECONDS = 10.0
+ERRNO = re.compile(r"\[Errno -?\d+\] ")
 # The longest error a server may tell us, before white space is squeezed and the rest cut.
 TOLD_CHARACTERS = 5000
 
@@ -353,7 +355,9 @@ class EndpointPolicy:
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
             unreached = isinstance(cause, httpx2.ConnectError)
-            trouble = EndpointUnavailable(f"the connection failed ({type(cause).__name__}: {cause})")
+            trouble = EndpointUnavailable(
+                f"the connection failed ({ERRNO.sub('', str(cause)) or type(cause).__name__})"
+            )
             if unreached:
                 bill.waive()
         except (openai.OpenAIError, httpx2.InvalidURL) as error:

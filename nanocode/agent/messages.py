@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError, field_validator
 
 from nanocode.agent.conversation import Conversation, Message, Result, Step, User
 from nanocode.agent.tools import TOOLS, Call, checked
+from nanocode.config.refusals import requirement
 
 REASON_CHARACTERS = 200
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -116,7 +117,7 @@ def first(error: ValidationError) -> str:
     """The first thing that is wrong, in one line without the input itself."""
     one = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in one["loc"])
-    text = f"{place}: {one['msg']}" if place else one["msg"]
+    text = f"{place}: {requirement(one)}" if place else requirement(one)
     return " ".join(text.split())[:REASON_CHARACTERS]
 
 

@@ -86,9 +86,11 @@ def read_soul(path: str | None) -> Soul:
     if path is None:
         return parse_soul(resources.files("nanocode.config").joinpath("SOUL.md").read_text(), "SOUL.md")
     try:
-        return parse_soul(Path(path).expanduser().read_text(), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read soul {path} ({error}): correct the setting `soul`") from None
+        return parse_soul(Path(path).expanduser().read_text("utf-8"), path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read soul {path} ({error.strerror}): correct the setting `soul`") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"soul {path} is not UTF-8 text: write it as a SOUL.md, or correct `soul`") from None
 
 
 def steps(conversation: Conversation) -> list[Step]:

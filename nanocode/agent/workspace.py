@@ -23,7 +23,13 @@ FILE_BYTES = 1_000_000
 GREP_SECONDS = 2.0
 # Folders deeper than this are not searched: nobody made them by hand, and every level holds a descriptor.
 DEPTH = 64
-SKIPPED = frozenset({".git"})
+# Folders that hold what programs made or fetched: a hit there is none of the user's. Named as `path`, one is searched.
+SKIPPED = frozenset(
+    {
+        ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "site-packages", "__pycache__", ".tox", ".nox",
+        ".eggs", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", "runs",
+    }
+)  # fmt: skip
 PATTERN_CHARACTERS = 1000
 # Grep stops when it has this many times what it may answer: nobody sees the rest.
 KEPT_ANSWERS = 64
@@ -220,7 +226,7 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
         # With its slash a folder sorts among the files as full paths do.
         kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_folder in sorted(kinds, key=lambda kind: kind[0] + "/" * kind[1]):
-            if name in SKIPPED or not name.isprintable():
+            if (is_folder and name in SKIPPED) or not name.isprintable():
                 continue
             if not is_folder:
                 with suppress(ToolError):

@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from nanocode.config.refusals import cause, requirement
 from nanocode.config.shape import ModelShape
 from nanocode.run.exits import ConfigurationError
 
@@ -71,6 +72,7 @@ class Source(Section):
     column: str = "text"
     """The text's column or key in parquet and JSONL."""
     licence: str = "unknown"
+    """As its publisher names it: the report lists it."""
     revision: str | None = None
     """Of `embedded`: which interpreter and packages a run read, pinned when it begins. Installing something later
     changes nothing that is done."""
@@ -82,7 +84,11 @@ class Source(Section):
 
 
 class Corpus(Section):
+    """The text that the base model learns from."""
+
     sources: tuple[Source, ...] = (Source(location="embedded", licence="each package's own"),)
+    """Where text comes from: paths, or a list of location, kind, share, column and licence. `embedded` is the Python of
+    this machine."""
     tokens: int = Field(gt=0)
     """Tokens to prepare; presets take 8 per parameter (the original's choice)."""
     validation_share: float = Field(default=0.01, gt=0, lt=0.5)
@@ -94,6 +100,8 @@ class Corpus(Section):
     @classmethod
     def _a_bare_path_is_a_source(cls, value: Any) -> Any:
         several = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(several, list | tuple):
+            return several  # pydantic says what is wrong with it
         return [{"location": one} if isinstance(one, str) else one for one in several]
 
 
@@ -109,15 +117,18 @@ class Training(Section):
     vector_rate: float = Field(default=0.004, gt=0)
     """AdamW's peak learning rate: embedding, head, vectors."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's: embedding, head and vectors shrink by the current rate times this in every step."""
     warmup_share: float = Field(default=0.02, ge=0, le=1)
+    """Share of the steps over which the rate rises from zero."""
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Share of the steps over which the rate falls to zero."""
     checkpoint_minutes: float = Field(default=4.0, gt=0, json_schema_extra=OPERATING)
     """Longest wall-clock time between checkpoints: spot slices can live 10 minutes, so steps are the wrong unit. Once
     work was lost, the time is what wastes least at the measured cost of a save and rate of loss."""
     checkpoint_minutes_min: float = Field(default=0.5, gt=0, json_schema_extra=OPERATING)
-    """Shortest."""
+    """Shortest wall-clock time between checkpoints."""
     keep_checkpoints: int = Field(default=3, ge=1, json_schema_extra=OPERATING)
+    """The newest ones that stay; a damaged one costs the run what lies between it and the one before."""
     grace_seconds: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
     """From SIGTERM to SIGKILL: a save that was measured to take longer is not begun."""
     log_steps: int = Field(default=10, ge=1, json_schema_extra=OPERATING)
@@ -130,7 +141,7 @@ class Training(Section):
 
 class Pretrain(Training):
     steps: int | None = Field(default=None, gt=0)
-    """None: corpus.tokens / batch_tokens, each token once."""
+    """Optimizer steps; None: corpus.tokens / batch_tokens, each token once."""
     copy_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the rows that repeat a random span to their end: a tiny model learns to copy from them."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -147,6 +158,7 @@ class Endpoint(Section):
     url: str
     """Up to and with the version: `https://api.openai.com/v1`, `http://localhost:8000/v1`."""
     model: str
+    """The model's name there."""
     key_variable: str | None = "OPENAI_API_KEY"
     """Environment variable that holds the API key, which is never written anywhere; null for a server without keys."""
     prompt_dollars: float = Field(default=0.0, ge=0, json_schema_extra=OPERATING)
@@ -194,7 +206,9 @@ class PublicSet(Section):
     share: float = Field(default=1.0, gt=0)
     """Its weight among the sets of its kind, in rows."""
     licence: str = "unknown"
+    """As its publisher names it: the plan and the report list it."""
     kind: Literal["rollouts", "pairs"] = "rollouts"
+    """Conversations to imitate, or pairs of a better and a worse answer."""
 
     @field_validator("location")
     @classmethod
@@ -241,21 +255,29 @@ class Synth(Section):
 
 
 class Sft(Training):
+    """Supervised fine-tuning on the conversations that synth made."""
+
     steps: int = Field(default=300, gt=0)
+    """Optimizer steps of fine-tuning."""
     elsewhere: float = Field(default=0.0, ge=0, le=1)
     """Weight of the tokens that the assistant did not write; its own weigh 1."""
 
 
 class Preference(Training):
+    """Training on pairs: which of two ways to do it is better."""
+
     steps: int = Field(default=60, gt=0)
+    """Optimizer steps on pairs."""
     loss: Literal["dpo", "ipo"] = "dpo"
+    """DPO pushes the two halves of a pair ever further apart; IPO up to a distance, which suits few or noisy pairs."""
     beta: float = Field(default=0.1, gt=0)
     """How far the model may move from the fine-tuned one: DPO's and IPO's β (arXiv:2305.18290, arXiv:2310.12036)."""
     tasks: int = Field(default=200, gt=0)
     """Training tasks that the fine-tuned model is sampled on for pairs."""
     samples: int = Field(default=4, ge=2)
-    """Attempts at each."""
+    """Attempts at each of these tasks."""
     temperature: float = Field(default=0.8, gt=0)
+    """Of those attempts: at 0 they would all be the same."""
 
 
 class AgentEval(Section):
@@ -275,6 +297,7 @@ class BaseEval(Section):
     core_examples: int | None = Field(default=None, gt=0)
     """At most so many examples per task; None takes all."""
     batch_rows: int = Field(default=16, ge=1, json_schema_extra=OPERATING)
+    """Rows that are measured at once: fewer need less memory, the result is the same."""
 
     @field_validator("core_bundle")
     @classmethod
@@ -295,7 +318,9 @@ class ChipPrice(Section):
     """Dollars per chip-hour of one kind of accelerator in one zone."""
 
     spot: Dollars | None = None
+    """Where it may be taken away at any moment."""
     on_demand: Dollars | None = None
+    """Where it may not."""
 
 
 class Prices(Section):
@@ -319,6 +344,7 @@ class Controller(Section):
     """When the controller tries again, waits, and gives up. All of it is read live."""
 
     seconds_between_looks: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
+    """Between two looks at the run directory, the processes and the slices."""
     attempts_at_once: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
     """Stages that may run side by side; a laptop's cores are better left to one."""
     slices_at_once: int = Field(default=1, ge=1, json_schema_extra=OPERATING)
@@ -359,6 +385,14 @@ class Controller(Section):
     webhook: str | None = Field(default=None, json_schema_extra=OPERATING)
     """URL that is sent a JSON POST (`{"text": ...}`, as Slack takes it) on done, failed, stalled and budget warning."""
 
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            # Whoever knows the address may post there: it is not repeated.
+            raise ValueError("controller.webhook is no http(s) address: write https://HOST/PATH")
+        return value
+
 
 class Cloud(Section):
     """Slices that are asked for, and what they are. All of it is read live; where they may be is `controller.zones`."""
@@ -368,9 +402,11 @@ class Cloud(Section):
     accelerator_type: str = Field(default="v6e-8", pattern="^v[0-9a-z]+-[0-9]+$", json_schema_extra=OPERATING)
     """As the Cloud TPU API names it: generation and chips."""
     topology: str = Field(default="2x4", pattern="^[0-9]+(x[0-9]+)+$", json_schema_extra=OPERATING)
+    """How the chips of a slice are wired: 2x4 is 8 of them."""
     machine_type: str = Field(default="ct6e-standard-8t", json_schema_extra=OPERATING)
     """Of a node pool: 2x4 on ct6e-standard-8t is one host, on ct6e-standard-4t it is two."""
     spot: bool = Field(default=True, json_schema_extra=OPERATING)
+    """Slices that cost a fraction and may be taken away at any moment; false: on demand, at the full price."""
     runtime_version: str = Field(default="v2-alpha-tpuv6e", json_schema_extra=OPERATING)
     """Software of a TPU VM: it has to have docker."""
     image: str | None = Field(default=None, json_schema_extra=OPERATING)
@@ -378,7 +414,9 @@ class Cloud(Section):
     service_account: str | None = Field(default=None, json_schema_extra=OPERATING)
     """E-mail address of the one that slices run as; None: the project's default, which may do far too much."""
     network: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """VPC network of TPU VMs; None: the project's default."""
     subnetwork: str | None = Field(default=None, json_schema_extra=OPERATING)
+    """Subnetwork of it, in the region of the zones; None: the network's own."""
     external_ips: bool = Field(default=False, json_schema_extra=OPERATING)
     """Without them the subnetwork needs Private Google Access to reach bucket and registry."""
     secrets: dict[str, str] = Field(default_factory=dict, json_schema_extra=OPERATING)
@@ -401,11 +439,18 @@ class Settings(BaseSettings):
     """One run. Begin with `load`, which knows the presets and words the refusals."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     preset: str
+    """Where settings begin."""
     seed: int = Field(default=0, ge=0)
+    """Of everything that is drawn by chance: equal seeds and settings give equal runs."""
     soul: str | None = None
     """Path of the SOUL.md that the agent is trained to; None: ours."""
     model: ModelShape
@@ -524,7 +569,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         return _read_yaml(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read --config {path} ({error}): check the path") from None
+        raise ConfigurationError(
+            f"cannot read --config {path} ({cause(error)}): give a YAML file of settings"
+        ) from None
 
 
 def _read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -578,8 +625,10 @@ def _explain(error: Any) -> str:
         return f"no setting is called {key}: {hint}"
     if error["type"] == "missing":
         return f"setting {key} has no value: set it, or begin from a preset"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message}" if key and error["type"] != "value_error" else message
+    if error["type"] == "value_error":
+        message = requirement(error)
+        return message if key in message else f"{key}: {message}"
+    return f"{key} = {error['input']!r} cannot be: it {requirement(error)}"
 
 
 def known_keys() -> list[str]:

@@ -15,22 +15,28 @@ MLP_RATIO = 4
 class ModelShape(BaseModel):
     """Sizes and switches of one transformer. Frozen: it is part of a run's identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     layers: int = Field(gt=0)
+    """Blocks of attention and feed-forward, one on top of the other."""
     width: int = Field(gt=0)
+    """Numbers that stand for a token between the layers; feed-forward is four times as wide."""
     heads: int = Field(gt=0)
+    """Query heads of a layer's attention; each has width / heads channels."""
     kv_heads: int | None = Field(default=None, gt=0)
     """Key/value heads, each shared by heads / kv_heads query heads. None: as many as `heads`."""
     vocab_size: int = Field(gt=0)
+    """Tokens that the tokenizer knows, the special ones among them."""
     context: int = Field(gt=0)
     """Longest row in tokens."""
     rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotations that tell positions apart (RoPE): larger for longer contexts."""
 
     previous_token_keys: float = Field(default=0.0, ge=0, le=1)
     """Share of the key/value heads whose key at position s is made from the token at s - 1: copying then needs one
     layer instead of two, so that a tiny model learns it in seconds."""
     tied_embeddings: bool = False
+    """One table for reading tokens and for guessing them: a small vocabulary's words are learned from both."""
     rope_share: float = Field(default=1.0, ge=0, le=1)
     """Share of a head's channels that rotate (partial RoPE); the rest sees content only."""
     residual_scalars: bool = False

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanocode.config.refusals import requirement
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import LocalStore, NotFound, Store
 
@@ -119,7 +120,9 @@ def read_index(store: Store) -> Index:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{where} is damaged ({place}: {first['msg']}): run the corpus stage again") from None
+        raise ConfigurationError(
+            f"{where} is damaged ({place} {requirement(first)}): run the corpus stage again"
+        ) from None
 
 
 class Rows:

@@ -20,7 +20,8 @@ def read_settings(run: RunDirectory) -> Settings:
     settings = latest_settings(run)
     if settings is None:
         raise ConfigurationError(
-            f"{run.store.url} has no configuration: begin with `nanocode run --preset demo --run-dir {run.store.url}`"
+            f"{run.store.url} is no run directory (it holds no config/<n>.yaml): check the path; "
+            "`nanocode run --run-dir DIR` makes one, and `make demo` makes runs/demo"
         )
     return settings
 

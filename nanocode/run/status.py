@@ -72,7 +72,19 @@ class Status:
         said = [told["spent_dollars"]] if fresh else [0.0, told["spent_dollars"]]
         found = {"run": self.run.store.url, "state": state, "reason": reason or None}
         costs = money(self.run, settings, stages, self._ledgers, self._chips, said, now)
-        return {**found, **costs, "stages": stages}
+        done = {stage["name"] for stage in stages if stage["state"] == "done"}
+        return {**found, **costs, **self._results(done), "stages": stages}
+
+    def _results(self, done: set[str]) -> dict[str, Any]:
+        """How many unseen tasks the last model does, with the interval, and where the report is; None until then."""
+        evaluated = self.run.marker("agent-eval") if "agent-eval" in done else None
+        models: Any = evaluated.metrics.get("models", {}) if evaluated is not None else {}
+        stage = next((name for name in reversed(order()) if "fresh" in models.get(name, {})), None)
+        scores = models[stage]["fresh"] if stage is not None else {}
+        agent = {"stage": stage, **{key: scores[key] for key in ("pass@1", "interval")}} if scores else None
+        marker = self.run.marker("report") if "report" in done else None
+        report = marker.outputs.get("html") if marker is not None else None
+        return {"agent": agent, "report": report and f"{self.run.store.url}/{report}"}
 
     def _controller(self) -> dict[str, Any]:
         """What the controller wrote last."""

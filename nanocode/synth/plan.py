@@ -19,7 +19,8 @@ def plan(settings: Settings) -> str:
     lines = ["synth would make", f"  {synth.scenarios:>9,} scenarios by the built-in expert (ours, generated; no cost)"]
     for quota in quotas(synth):
         one = quota.public
-        lines.append(f"  {quota.rows:>9,} {one.kind} of {name_of(one)} (licence: {one.licence})")
+        licence = f"licence: {one.licence}" if one.licence != "unknown" else "licence not known here: see its page"
+        lines.append(f"  {quota.rows:>9,} {one.kind} of {name_of(one)} ({licence})")
     if synth.teacher is not None and synth.teacher_scenarios:
         lines += _teacher(settings, synth.teacher)
     else:

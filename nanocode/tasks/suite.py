@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nanocode.config.refusals import cause, requirement
 from nanocode.run.exits import ConfigurationError
 from nanocode.tasks.task import Check, Task
 
@@ -62,7 +63,7 @@ def read_suite(path: Path) -> list[Task]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read --suite {path} ({error}): give `agent` or a JSONL file") from None
+        raise ConfigurationError(f"cannot read --suite {path} ({cause(error)}): give `agent` or a JSONL file") from None
     tasks: dict[str, Task] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -80,9 +81,9 @@ def _task(line: str, where: str) -> Task:
     try:
         values: Any = json.loads(line)
     except ValueError as error:
-        raise ConfigurationError(f"{where}: not JSON ({error})") from None
+        raise ConfigurationError(f"{where}: not JSON ({error}): write one object on one line") from None
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{where}: holds {type(values).__name__}, not an object")
+        raise ConfigurationError(f"{where}: holds {type(values).__name__}, not an object: begin with {{")
     try:
         one = _Line.model_validate(values, strict=True)
     except ValidationError as error:
@@ -100,5 +101,4 @@ def _explain(error: ValidationError) -> str:
             return f"key {key!r} is missing"
         case "extra_forbidden":
             return f"key {key!r} is unknown: a task has id, family, prompt, files and check (bash or answer)"
-    message = one["msg"].removeprefix("Value error, ")
-    return f"key {key!r}: {message[0].lower()}{message[1:]}"
+    return f"key {key!r}: {requirement(one)}"

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from nanocode.run.exits import Exit
@@ -106,7 +106,8 @@ class Preemption:
 
 def leave() -> None:
     """End the process now, as preempted, whatever its threads are doing."""
-    os.write(2, b"nanocode: told to leave; the same command goes on from the last checkpoint\n")
+    with suppress(OSError):  # nobody may be there to hear it
+        os.write(2, b"nanocode: told to leave; the same command goes on from the last checkpoint\n")
     os._exit(Exit.PREEMPTED)
 
 

@@ -416,6 +416,15 @@ def test_grep_skips_git_and_files_come_sorted(workspace: Workspace, root: Path) 
     assert list(workspace.files()) == sorted(workspace.files()) == sorted([*names, "lib/b.py"])
 
 
+def test_grep_looks_into_what_programs_made_only_when_told_to(workspace: Workspace, root: Path) -> None:
+    for folder in (".venv", "venv", "node_modules", "__pycache__", "runs", "app/node_modules", ".mypy_cache"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "x.py").write_text("one\n")
+    (root / "app" / "runs").write_text("one\n")  # a file
+    assert [line.split(":")[0] for line in workspace.grep("one").splitlines()] == ["a.txt", "app/runs"]
+    assert workspace.grep("one", "app/node_modules") == "app/node_modules/x.py:1:one"
+
+
 def test_a_folder_without_end_is_searched_to_a_depth(workspace: Workspace, root: Path) -> None:
     here = os.open(root, os.O_RDONLY)
     for _ in range(500):

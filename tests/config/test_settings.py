@@ -40,7 +40,7 @@ def test_a_tilde_is_the_home_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch)
     ("assignment", "told"),
     [
         ("pretrain.step=5", "no setting is called pretrain.step: did you mean pretrain.steps"),
-        ("pretrain.steps=0", "pretrain.steps = 0: Input should be greater than 0"),
+        ("pretrain.steps=0", "pretrain.steps = 0 cannot be: it has to be more than 0"),
         (
             "pretrain.batch_tokens=500",
             "batch_tokens 500 is not a multiple of model.context 384: set it to 384",
@@ -54,6 +54,13 @@ def test_a_tilde_is_the_home_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch)
         ("corpus.validation_share=0.7", "corpus.validation_share = 0.7"),
         ("model.rope_share=0.3", "rope_share 0.3 of head width 64"),
         ("seed", "has no value: write --set section.key=value"),
+        ("pretrain.steps=many", "pretrain.steps = 'many' cannot be: it has to be a whole number"),
+        ("pretrain.compute_dtype=half", "it has to be one of 'float32', 'bfloat16'"),
+        ("budget.dollars=lots", "budget.dollars = 'lots' cannot be: it has to be a number"),
+        ("cloud.secrets=[a]", "cloud.secrets = ['a'] cannot be: it has to be keys with values"),
+        ("corpus.sources=5", "corpus.sources = 5 cannot be: it has to be a list"),
+        ("controller.webhook=slack", "controller.webhook is no http(s) address: write https://HOST/PATH"),
+        ("controller.webhook=ftp://a/b", "controller.webhook is no http(s) address: write https://HOST/PATH"),
     ],
 )
 def test_one_line_with_key_value_and_next_move(assignment: str, told: str) -> None:
@@ -135,8 +142,11 @@ def test_of_an_endpoint_only_what_changes_its_answers_or_their_number_is_digeste
         ("synth.public_pairs=5", "synth.public_pairs 5 has no set of that kind"),
         ("synth.teacher.model=m", "setting synth.teacher.url has no value"),
         ("synth.critic.model=m", "setting synth.critic.url has no value"),
-        ("synth.critic=maybe", "synth.critic = 'maybe': Input should be a valid boolean"),
-        ("synth.teacher={url: 'http://a/v1?key=1', model: m}", "a key belongs into the variable"),
+        ("synth.critic=maybe", "synth.critic = 'maybe' cannot be: it has to be true or false"),
+        (
+            "synth.teacher={url: 'http://a/v1?key=1', model: m}",
+            "synth.teacher.url: write http(s)://HOST/v1; a key belongs",
+        ),
     ],
 )
 def test_what_synth_cannot_do_is_refused(assignment: str, told: str) -> None:

@@ -93,9 +93,11 @@ def test_a_server_that_hangs_or_is_closed_holds_nobody_up_and_is_named_without_i
 
 def test_the_end_does_not_wait_longer_than_it_was_told_to(silent: str) -> None:
     began = time.monotonic()
-    with Webhook(lambda: silent, seconds_per_try=5, seconds_at_the_end=0.3) as webhook:
-        webhook.send("the run is done")
+    with structlog.testing.capture_logs() as logs:
+        with Webhook(lambda: silent, seconds_per_try=5, seconds_at_the_end=0.3) as webhook:
+            webhook.send("the run is done")
     assert time.monotonic() - began < 2
+    assert [entry["event"] for entry in logs] == ["the last words did not reach the webhook"]
 
 
 def test_without_a_url_nothing_is_sent() -> None:

@@ -35,26 +35,26 @@ def bash(command: str) -> Step:
 
 SCRIPT: dict[str, list[Step]] = {
     PROMPTS[0]: [
-        Step("", Call("Grep", {"pattern": "def add_margin"})),
-        Step("`add_margin` is defined in price.py, line 3."),
+        Step("", Call("Grep", {"pattern": "def combine_ticket"})),
+        Step("`combine_ticket` is defined in market.py, line 3."),
     ],
     PROMPTS[3]: [
-        bash("python3 test_level.py"),
-        read("level.py"),
-        edit("level.py", "    return list(range(1, level))", "    return list(range(1, level + 1))"),
-        bash("python3 test_level.py"),
-        Step("Fixed `count_level` in level.py. test_level.py passes."),
+        bash("python3 test_planet.py"),
+        read("planet.py"),
+        edit("planet.py", "    return list(range(1, number))", "    return list(range(1, number + 1))"),
+        bash("python3 test_planet.py"),
+        Step("Fixed `select_bridge` in planet.py. test_planet.py passes."),
     ],
-    PROMPTS[4]: [bash("python3 rocket.py"), Step("It prints `rocket 84`.")],
+    PROMPTS[4]: [bash("python3 rocket.py"), Step("It prints `signal 84`.")],
     "create": [edit("new.py", "", "x = 1\n", "I'll make it."), Step("Created new.py.")],
     "hostile": [
         Step("", Call("Bash", {"command": "echo safe \x1b[2K\x1b[1A\u202e hidden"})),
         Step("\x1b]0;title\x07\x1b[31mred\x9b5m"),
     ],
-    "forever": [Step(f"{n} " * 3, Call("Read", {"path": "price.py"})) for n in range(100)],
+    "forever": [Step(f"{n} " * 3, Call("Read", {"path": "market.py"})) for n in range(100)],
     "sleep": [bash("sleep 30"), Step("Slept.")],
     "twice": [edit("rocket.py", "12", "13"), edit("rocket.py", "13", "14"), bash("touch made"), Step("Done.")],
-    "look": [*[read("price.py")] * 3, Step("Looked.")],
+    "look": [*[read("market.py")] * 3, Step("Looked.")],
 }
 
 

@@ -43,7 +43,7 @@ def test_a_run_without_weights_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["chat"]) == 2
     assert cli.main(["chat", "--endpoint", "http://localhost:1/v1"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4 and "nothing is trained yet" in said[0]
+    assert len(said) == 4 and "no stage that trains is done yet" in said[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import termios
@@ -20,6 +21,7 @@ from jobs.sample_project import FILES, PROMPTS
 from nanocode.agent.conversation import Step, User, from_json
 from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.tasks.draw import phrasings
+from nanocode.tasks.words import NOUNS, VERBS, is_held_out
 from tests.jobs.scripted_chat import open_desk
 
 FIX = "4"
@@ -90,16 +92,16 @@ def test_a_user_allows_denies_and_allows_for_good(terminal: Terminal) -> None:
     terminal.types("n\r")
     terminal.sees("rejected by user")
     assert terminal.sees(ASKED) == "Edit"
-    assert (terminal.workspace / "level.py").read_text() == FILES["level.py"]
+    assert (terminal.workspace / "planet.py").read_text() == FILES["planet.py"]
     terminal.types("y\r")
     assert terminal.sees(ASKED) == "Bash"
-    assert "level + 1" in (terminal.workspace / "level.py").read_text()
+    assert "number + 1" in (terminal.workspace / "planet.py").read_text()
     terminal.types("always\r")
     terminal.sees("allowed from now on")
     terminal.sees("Fixed")
     terminal.sees("› ")
     terminal.types("5\r")
-    terminal.sees("rocket 84")  # without a question
+    terminal.sees("signal 84")  # without a question
     terminal.sees("› ")  # before that, Ctrl-D is lost
     terminal.types("\x04")
     terminal.leaves()
@@ -204,11 +206,11 @@ def test_undo_leaves_alone_what_the_user_has_changed_since(session: Session, tmp
 
 def test_undo_keeps_permissions(session: Session, tmp_path: Path) -> None:
     def change(line: str) -> None:
-        (tmp_path / "level.py").chmod(0o755)
+        (tmp_path / "planet.py").chmod(0o755)
 
     session(FIX, "/undo", between=change)
-    assert (tmp_path / "level.py").read_text() == FILES["level.py"]
-    assert (tmp_path / "level.py").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "planet.py").read_text() == FILES["planet.py"]
+    assert (tmp_path / "planet.py").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_saved_conversation_can_be_read_back(session: Session, tmp_path: Path) -> None:
@@ -216,12 +218,20 @@ def test_a_saved_conversation_can_be_read_back(session: Session, tmp_path: Path)
     shown = session("1", f"/save {target}", "/clear", "/save", f"/save {tmp_path}/no/such", "/nonsense")
     messages = from_json(json.loads(target.read_text()))
     assert messages[0] == User(PROMPTS[0])
-    assert messages[-1] == Step("`add_margin` is defined in price.py, line 3.")
+    assert messages[-1] == Step("`combine_ticket` is defined in market.py, line 3.")
     assert "say where" in shown and "cannot write" in shown and "no command is called /nonsense" in shown
 
 
 def test_clear_forgets_the_conversation(session: Session) -> None:
     assert "I see 1 messages" in session("1", "/clear", "seen")
+
+
+def test_a_suggestion_begins_a_conversation_of_its_own(session: Session, tmp_path: Path) -> None:
+    target, again = tmp_path / "said.json", tmp_path / "again.json"
+    shown = session("look", "1", f"/save {target}", "/undo", f"/save {again}")
+    assert "Each begins a conversation of its own" in shown
+    assert from_json(json.loads(target.read_text()))[0] == User(PROMPTS[0])
+    assert from_json(json.loads(again.read_text()))[0] == User("look")
 
 
 def test_a_full_context_drops_the_oldest_results_with_a_note(session: Session) -> None:
@@ -236,15 +246,26 @@ def test_a_model_that_goes_in_circles_is_stopped(session: Session) -> None:
 
 def test_results_are_shortened(session: Session, tmp_path: Path) -> None:
     shown = session("look")
-    assert "8 lines" in shown and "def sum_basket" not in shown
+    assert "8 lines" in shown and "def collect_parcel" not in shown
 
 
 def test_the_sample_prompts_are_of_the_kind_that_is_trained_on() -> None:
-    names = {"add_margin", "sum_basket", "total_basket", "test_level.py", "rocket.py"}
+    names = {"combine_ticket", "collect_parcel", "gather_silver", "test_planet.py", "rocket.py"}
     families = ("find", "explain", "rename", "fix", "command")
     for prompt, family in zip(PROMPTS, families, strict=True):
         values = [{"name": x, "old": x, "new": y, "test": x, "file": x} for x in names for y in names]
         assert any(one.format(**v) == prompt for one in phrasings()[family]["train"] for v in values), prompt
+
+
+def test_the_sample_project_has_names_that_tasks_draw_for_training() -> None:
+    text = " ".join([*FILES, *FILES.values(), *PROMPTS])
+    for name in set(re.findall(r"\b[a-z]+_[a-z]+\b(?!\.py)", text)):
+        verb, noun = name.split("_")
+        assert verb in VERBS and noun in NOUNS and min(len(verb), len(noun)) > 5, name
+        assert not is_held_out(verb) and not is_held_out(noun), name
+    for name in FILES:
+        noun = name.removesuffix(".py").removeprefix("test_")
+        assert noun in NOUNS and not is_held_out(noun), name
 
 
 def test_without_a_terminal_lines_are_read_and_nothing_is_allowed(tmp_path: Path) -> None:

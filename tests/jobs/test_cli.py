@@ -1,18 +1,23 @@
 """What a user types, and what they are told when it cannot work: one line, the right exit code, nothing lost."""
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
-from jobs import local
+from deploy.gcp import __main__ as gcp
+from jobs import cli, local
 from jobs.cli import main, settings_help
-from nanocode.config.settings import known_keys, load
+from nanocode.config.settings import Settings, known_keys, load
 from nanocode.run import digests, settling
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -34,7 +39,7 @@ def one_line(text: str) -> str:
     ("setting", "told"),
     [
         ("pretrain.step=5", "no setting is called pretrain.step: did you mean pretrain.steps?"),
-        ("pretrain.steps=many", "pretrain.steps = 'many'"),
+        ("pretrain.steps=many", "pretrain.steps = 'many' cannot be: it has to be a whole number"),
         ("pretrain.batch_tokens=1000", "pretrain.batch_tokens 1000 is not a multiple of model.context 384"),
         ("model.heads=3", "width 128 is not divisible by heads 3"),
         ("corpus.sources=/nowhere/at/all", "corpus.sources '/nowhere/at/all' is not there"),
@@ -151,7 +156,7 @@ def test_a_stage_without_what_it_reads_says_what_to_run(run: Path, tmp_path: Pat
     process = job("pretrain", tmp_path / "nothing")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == Exit.CONFIGURATION
-    assert "has no configuration: begin with `nanocode run" in one_line(errors)
+    assert "is no run directory" in one_line(errors)
 
 
 def test_a_half_written_marker_is_set_aside_and_the_stage_done_again(run: Path) -> None:
@@ -302,3 +307,52 @@ def test_core_is_measured_from_a_bundle_and_its_finished_tasks_are_kept(trained:
     broken = nanocode(*change[:4], f"base_eval.core_bundle={tmp_path / 'absent'}", "--yes")
     assert broken.returncode == Exit.CONFIGURATION
     assert f"base_eval.core_bundle '{tmp_path / 'absent'}' is not there" in one_line(broken.stderr)
+
+
+def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """A parser and those of its commands, by what a user types."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            told = {one.dest for one in action._choices_actions if one.help}
+            assert told == set(action.choices), f"{name}: commands without help"
+            for command, below in action.choices.items():
+                yield from parsers(below, f"{name} {command}")
+
+
+@pytest.mark.parametrize("parser", [cli._parser(), gcp._parser()], ids=["nanocode", "deploy.gcp"])
+def test_every_option_of_every_command_says_what_it_is_for(parser: argparse.ArgumentParser) -> None:
+    silent = [
+        f"{name} {action.option_strings or action.dest}"
+        for name, one in parsers(parser, parser.prog)
+        for action in one._actions
+        if not action.help and not isinstance(action, argparse._SubParsersAction)
+    ]
+    assert silent == []
+
+
+def sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section and all below it, those in lists and tables too."""
+    yield section
+    for field in section.model_fields.values():
+        for kind in found_in(field.annotation):
+            yield from sections(kind)
+
+
+def found_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from found_in(part)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    every = set(sections(Settings))
+    assert {"Settings", "Source", "PublicSet", "ChipPrice", "Endpoint", "ModelShape"} <= {one.__name__ for one in every}
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in every
+        for name, field in section.model_fields.items()
+        if not field.description and not any(found_in(field.annotation))
+    ]
+    assert sorted(silent) == []

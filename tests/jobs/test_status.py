@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import local
+from jobs.cli import main
 from jobs.status_table import table
 from nanocode.config.settings import load
 from nanocode.run import status
@@ -21,7 +22,8 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.exposition import exposition
-from nanocode.run.intent import change_intent
+from nanocode.run.graph import order
+from nanocode.run.intent import change_intent, latest_intent
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
@@ -271,3 +273,42 @@ def test_without_a_price_there_is_no_forecast_and_the_zone_is_named(run: RunDire
     assert (found["forecast_dollars"], found["unpriced_zones"]) == (None, ["east"])
     assert "nobody has said what slices in east cost" in table(found, 160)
     assert "nanocode_run_forecast_dollars" not in exposition(found)
+
+
+def finish_all(run: RunDirectory) -> None:
+    """Every stage done, with what agent-eval and report say of a good agent."""
+    now, digests = datetime.now(UTC), stage_digests(read_settings(run), run)
+    scores = {"fresh": {"pass@1": 0.96, "interval": [0.94, 0.99]}}
+    models = {
+        "pretrain": {"fresh": {"pass@1": 0.0, "interval": [0.0, 0.02]}},
+        "preference": scores,
+        "do nothing": scores,
+    }
+    said = {"agent-eval": {"metrics": {"models": models}}, "report": {"outputs": {"html": "report/x/report.html"}}}
+    for name in order():
+        more = said.get(name, {})
+        made = Marker(stage=name, input_digest=digests[name], attempt=1, started=now, ended=now, **more)
+        run.finish(name, made)
+        digests = stage_digests(read_settings(run), run)
+
+
+def test_a_finished_run_says_how_good_its_agent_is_where_the_report_is_and_how_to_talk_to_it(run: RunDirectory) -> None:
+    assert status.read(run.store.url)["agent"] is None
+    finish_all(run)
+    found = status.read(run.store.url)
+    assert found["agent"] == {"stage": "preference", "pass@1": 0.96, "interval": [0.94, 0.99]}
+    assert found["report"] == f"{run.store.url}/report/x/report.html"
+    shown = table(found, 200)
+    assert "96% of unseen tasks (94% to 99%)" in shown
+    assert f"report: {found['report']}" in shown and f"nanocode chat {run.store.url}" in shown
+    run.store.delete("agent-eval/DONE.json")
+    assert status.read(run.store.url)["agent"] is None
+
+
+@pytest.mark.parametrize("wish", ["suspend", "cancel", "resume"])
+def test_a_finished_run_has_nothing_to_stop(wish: str, run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    finish_all(run)
+    assert main([wish, run.store.url]) == Exit.DONE
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{run.store.url} is done: there is nothing to ")
+    assert latest_intent(run).want == "run" and run.store.children("control") == ()

@@ -158,7 +158,7 @@ def test_a_connection_that_nobody_takes_is_tried_again_and_costs_nothing() -> No
     endpoint = Endpoint(url=url, model="m", tries=3, prompt_dollars=1.0)
     slept: list[float] = []
     with EndpointPolicy(endpoint, read_soul(None), None, slept.append, key=KEY) as policy:
-        with pytest.raises(EndpointUnavailable, match=r"m at http://127.* connection failed .*\(3 tries\)"):
+        with pytest.raises(EndpointUnavailable, match=r"m at .* failed \(Connection refused\) \(3 tries\)"):
             policy([ASKED])
         assert len(slept) == 2
         assert policy.meter.spent == (0, 0, 0, 0.0)

@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "an unknown role": ([said("narrator")], "the role 'narrator'"),
     "no role": ([{"content": "x"}], "message 0 has no role"),
     "no object": (["x"], "message 0 has no role"),
-    "content of another type": ([said("user", 7)], "message 0: content: Input should be a valid string"),
+    "content of another type": ([said("user", 7)], "message 0: content: has to be text in quotes"),
     "half a surrogate pair": ([said("user", "\ud800")], "no UTF-8"),
 }
 

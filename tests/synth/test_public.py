@@ -179,7 +179,7 @@ UNFIT: dict[str, tuple[list[Row], str]] = {
     "a request without an answer": (chat("Hi", "Hello.", "And?"), "the last message is no answer"),
     "no message": ([], "no messages"),
     "half a surrogate pair": (chat("Hi", "\ud800"), "no UTF-8"),
-    "nesting that is too deep": (chat("Hi", json.loads("[" * 400 + "]" * 400)), "Input should be a valid string|recursion"),  # type: ignore[arg-type]
+    "nesting that is too deep": (chat("Hi", json.loads("[" * 400 + "]" * 400)), "has to be text in quotes|recursion"),  # type: ignore[arg-type]
 }  # fmt: skip
 
 

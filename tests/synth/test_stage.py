@@ -350,7 +350,7 @@ def test_a_dry_run_tells_licences_cost_and_what_is_left_out_and_writes_nothing(
     synth = load(preset, environment={}).synth
     assert f"{synth.scenarios:,} scenarios by the built-in expert" in said
     assert "rollouts of allenai/tulu-3-sft-personas-code (licence: ODC-By-1.0)" in said
-    assert "pairs of smohammadi/nanocode-long-context-preference (licence: unknown)" in said
+    assert "pairs of smohammadi/nanocode-long-context-preference (licence not known here: see its page)" in said
     assert f"{synth.teacher_scenarios:,} tasks by gpt-4.1-mini" in said
     assert "LEFT OUT as things are: $TEACHER_API_KEY is not set" in said
     assert not (tmp_path / "run").exists()

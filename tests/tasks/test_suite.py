@@ -41,7 +41,7 @@ def test_tasks_are_read_with_their_defaults(tmp_path: Path) -> None:
         ("[]", "line 2: holds list"),
         (GOOD, "line 2: id 'a' is used twice"),
         ('{"prompt": "x", "check": {"bash": "true"}}', "line 2: key 'id' is missing"),
-        ('{"id": "b", "prompt": 3, "check": {"bash": "true"}}', "line 2: key 'prompt': input should be a valid string"),
+        ('{"id": "b", "prompt": 3, "check": {"bash": "true"}}', "line 2: key 'prompt': has to be text in quotes"),
         ('{"id": "b", "prompt": "x", "chekc": {}, "check": {"bash": "true"}}', "line 2: key 'chekc' is unknown"),
         ('{"id": "b", "prompt": "x", "check": {}}', "line 2: key 'check': needs"),
         (

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Process, Seen, Slice
 from deploy.controller.reconcile import STRANGER_SECONDS, Reconciler
 from deploy.controller.record import RunJournal
 from nanocode.config.settings import load
 from nanocode.run.attempts import End, Ending
 from nanocode.run.directory import RunDirectory
+from nanocode.run.intent import change_intent
 from nanocode.storage.objects import LocalStore
 
 KEY = ("tokenizer", 7)
@@ -88,6 +90,30 @@ def test_a_process_whose_attempt_has_ended_is_killed_at_once(journal: RunJournal
     journal.end(*KEY, End(ending=Ending.FAILED, reason="", at=1.0, progress=0))
     Reconciler(journal, machine, NoSlices(), lambda tell: None).once()
     assert machine.killed == [KEY]
+
+
+class Mute(RunJournal):
+    """Cannot note for so many tries that anything is told."""
+
+    tries = 2
+
+    def told(self, key: str) -> bool:
+        self.tries -= 1
+        if self.tries >= 0:
+            raise Unreachable("the bucket gives no answer")
+        return super().told(key)
+
+
+def test_what_could_not_be_noted_is_told_again_and_once(journal: RunJournal) -> None:
+    change_intent(journal._run, stages=("corpus",))  # which never becomes possible: that is news
+    heard: list[str] = []
+    controller = Reconciler(Mute(journal._run), Idle(), NoSlices(), lambda tell: heard.append(tell.text))
+    assert controller.once().resting
+    controller.tell_again()
+    assert (heard, len(controller.untold)) == ([], 1)
+    controller.tell_again(), controller.tell_again(), controller.once()
+    assert (len(heard), controller.untold) == (1, [])
+    assert heard[0].startswith("the run has stopped: stage corpus")
 
 
 class OneSlice(NoSlices):

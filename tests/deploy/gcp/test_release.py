@@ -39,7 +39,7 @@ def test_every_command_names_the_cluster_it_means(cloud: Cloud) -> None:
     cloud.healthy()
     cloud.run("deploy", "d24")
     for argv in cloud.asked():
-        if argv[0] in ("kubectl", "helm") and "get-contexts" not in argv:
+        if argv[0] in ("kubectl", "helm") and not {"get-contexts", "version"} & set(argv):
             assert {f"--context={CONTEXT}", f"--kube-context={CONTEXT}"} & set(argv)
 
 
@@ -98,6 +98,10 @@ def test_a_dry_run_prints_what_would_be_applied_and_asks_helm_alone(cloud: Cloud
     assert "kind: TrainingRun" in done.stdout
 
 
+def old_helm(cloud: Cloud) -> None:
+    cloud.answer("helm", "version", out="v3.17.9")
+
+
 def no_context(cloud: Cloud) -> None:
     cloud.answer("get-contexts", out="minikube")
 
@@ -135,6 +139,7 @@ def no_secret(cloud: Cloud) -> None:
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
+        (old_helm, "v3.17.9 is too old: install Helm 3.18 or newer"),
         (no_context, "get-credentials nanocode --location=us-east5-b"),
         (no_answer, "gives no answer"),
         (no_bucket, "not found: 404.): make gcp-setup"),
@@ -252,3 +257,38 @@ def test_the_attempt_that_runs_is_followed_on_all_its_hosts(cloud: Cloud, tmp_pa
     (argv,) = [argv for argv in cloud.asked() if "logs" in argv]
     assert "--selector=nanocode.dev/run=mine,nanocode.dev/stage=pretrain,nanocode.dev/attempt=3" in argv
     assert {"--follow", "--prefix"} <= set(argv)
+
+
+@pytest.mark.parametrize("program", ["gcloud", "kubectl", "helm"])
+def test_a_program_that_is_missing_is_named_before_anything_is_printed_or_run(cloud: Cloud, program: str) -> None:
+    cloud.healthy()
+    (cloud.programs / program).unlink()
+    done = cloud.run("deploy", "d24")
+    assert (done.returncode, done.stdout, cloud.asked()) == (78, "", [])
+    assert done.stderr.startswith(f"nanocode: {program} is not on the PATH: install")
+
+
+@pytest.mark.parametrize(
+    ("complaint", "move"),
+    [
+        ('error: context "gke_x" does not exist', "make gcp-setup"),
+        ("error: You must be logged in to the server (Unauthorized)", "gcloud auth login"),
+        ("Unable to connect to the server: dial tcp 10.0.0.1:443: i/o timeout", "make gcp-setup"),
+        ('error: the server doesn\'t have a resource type "trainingruns"', "make deploy-d24"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "suspend"])
+def test_a_cluster_that_gives_no_answer_is_told_with_the_next_move(
+    cloud: Cloud, command: str, complaint: str, move: str
+) -> None:
+    cloud.answer("trainingruns", err=complaint, code=1)
+    done = cloud.run(command)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert complaint in line and f"`{move}`" in line.partition("; next: ")[2]
+
+
+def test_status_shows_what_kubectl_says(cloud: Cloud) -> None:
+    cloud.answer("trainingruns", out="NAME   PRESET", err="a warning")
+    done = cloud.run("status")
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (0, "NAME   PRESET", "a warning")

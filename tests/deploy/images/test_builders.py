@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deploy.gcp.deployment import read
 from deploy.images.builders import PROBES, TARGETS, Request, build_commands, push_commands
 from deploy.images.requirements import requirements
 
@@ -35,7 +36,7 @@ def stand_in(tools: Path, name: str, body: str = "") -> None:
 
 
 def images(tools: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.images", *arguments]
+    command = [sys.executable, "-m", "deploy.images", *arguments, "--env", str(tools.parent / "deploy.env")]
     environment = {"PATH": str(tools), "HOME": str(tools.parent)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -107,6 +108,17 @@ def test_what_cannot_be_done_is_refused_in_one_line(tools: Path, arguments: list
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_push_goes_where_the_deployment_looks_for_images(tools: Path) -> None:
+    text = 'PROJECT="my-project"\nREGION=us-east5\nZONES=us-east5-b\nBUCKET=gs://bucket\n# REPOSITORY=other\n'
+    for more, name in (("", "nanocode"), ("REPOSITORY=mine\n", "mine")):
+        (tools.parent / "deploy.env").write_text(text + more)
+        done = images(tools, "push", "--builder", "docker", "--tag", "v1", "--dry-run")
+        assert f"push us-east5-docker.pkg.dev/my-project/{name}/controller:v1" in done.stderr
+        assert read(tools.parent / "deploy.env").registry == f"us-east5-docker.pkg.dev/my-project/{name}"
+        done = images(tools, "push", "--builder", "docker", "--tag", "v1", "--dry-run", "--repository", "r/n")
+        assert "push r/n/controller:v1" in done.stderr
 
 
 def test_cloud_build_makes_the_same_images_under_the_same_names(tools: Path) -> None:

@@ -1,4 +1,7 @@
-"""A controller whose run directory gives it no answer while there is a file `down`."""
+"""A controller whose run directory gives it no answer while there is a file `down`.
+
+As often as a file `mute` says, it cannot be noted that the user is told something.
+"""
 
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from deploy.local.loop import control
 from nanocode.run.directory import RunDirectory
 from nanocode.storage.objects import open_store
 
-whole = RunJournal.read
+whole, whole_told = RunJournal.read, RunJournal.told
 
 
 def read(self: RunJournal) -> Written:
@@ -19,5 +22,13 @@ def read(self: RunJournal) -> Written:
     return whole(self)
 
 
-RunJournal.read = read  # type: ignore[method-assign]
+def told(self: RunJournal, key: str) -> bool:
+    mute = Path("mute")
+    if mute.exists() and (left := int(mute.read_text())):
+        mute.write_text(str(left - 1))
+        raise Unreachable("the bucket gives no answer")
+    return whole_told(self, key)
+
+
+RunJournal.read, RunJournal.told = read, told  # type: ignore[method-assign]
 sys.exit(control(RunDirectory(open_store(sys.argv[1]))))

@@ -30,13 +30,19 @@ def work(task: Task) -> Outcome:
             raise ConfigurationError("the setting x is wrong: correct it")
         case "exit-0":
             os._exit(0)
-        case "wait" | "show" as word:  # works until it is told to leave, and saves then
+        case "wait" | "show" | "narrate" as word:  # works until it is told to leave, and saves then
             if word == "show":
                 task.display.show("waiting", 5, 10, "steps")
             with task.preemption.loop():
-                while not task.preemption.reached(0):
+                while True:
+                    left = task.preemption.reached(0)
+                    if word == "narrate":
+                        task.display.show("waiting", 5, 10, "steps")
+                        task.display.note("still here", 5)
+                        print("from a library that prints")
+                    if left:
+                        raise Preempted("told to leave; saved")
                     time.sleep(0.02)
-                raise Preempted("told to leave; saved")
         case "slow-to-save":
             with task.preemption.loop():
                 time.sleep(FOREVER)

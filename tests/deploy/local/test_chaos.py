@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.local.chaos import Chaos, parse_chaos
 from nanocode.run.attempts import Ending
 from nanocode.run.exits import Exit, UsageError
 from nanocode.storage.objects import NotFound, open_store
-from tests.deploy.local.world import STAGES, World, gone
+from tests.deploy.local.world import STAGES, World, gone, until
 
 MakeWorld = Callable[..., World]
 
@@ -76,6 +77,39 @@ def test_told_to_leave_in_the_midst_of_it_nothing_stays_behind(world: MakeWorld)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (Exit.PREEMPTED, "nanocode: told to leave; saved\n")
     assert gone(playing)
+
+
+def controllers(one: World) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if "deploy.local.loop" in arguments and one.run.store.url in arguments:
+            found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["before the next one begins", "while the next one begins"])
+def test_ctrl_c_between_two_controllers_leaves_nothing_behind(world: MakeWorld, again: bool) -> None:
+    one = world(tokenizer="wait")
+    process = one.start(*begin(one, "seed=1"))
+    playing = one.pid()
+    (killed,) = controllers(one)
+    supervisor = psutil.Process(process.pid)
+    if not again:
+        supervisor.suspend()
+    killed.kill()
+    if again:
+        until(lambda: [it for it in controllers(one) if it.pid != killed.pid], "the next one is there", 10)
+    else:
+        until(lambda: gone(killed.pid), "it has ended")
+    process.send_signal(signal.SIGINT)
+    supervisor.resume()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, gone(playing)) == (Exit.PREEMPTED, True), errors
+    assert errors.splitlines()[-1].startswith("nanocode: told to leave"), errors
+    end = one.end()
+    assert end is not None
+    assert end.ending is Ending.STOPPED
 
 
 def test_slow_storage_waits_before_every_operation_and_changes_none(

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import Mock
 
 import pexpect
@@ -14,6 +16,7 @@ import pytest
 from pexpect import fdpexpect
 
 from jobs.cli import main
+from nanocode.run.attempts import Ending
 from nanocode.run.exits import Exit
 from nanocode.run.intent import latest_intent
 from tests.deploy.local.world import ROOT, STAGES, World, gone, until
@@ -32,13 +35,13 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def on_a_terminal(one: World) -> tuple[subprocess.Popen[bytes], fdpexpect.fdspawn]:
+def on_a_terminal(one: World, *more: str) -> tuple[subprocess.Popen[bytes], fdpexpect.fdspawn]:
     """The command with a terminal of its own that it is controlled by, and the other end of it."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
     # No fork in Python, as pexpect.spawn does: jax's threads, if other tests have started them, would not survive it.
-    command = ["setsid", "--ctty", sys.executable, "-m", *run(one)]
+    command = ["setsid", "--ctty", sys.executable, "-m", *run(one, *more)]
     process = subprocess.Popen(command, cwd=one.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     return process, fdpexpect.fdspawn(ours, timeout=30)
@@ -69,6 +72,41 @@ def test_a_terminal_that_closes_takes_nothing_with_it_that_is_not_saved(world: M
     assert (ended.code, ended.reason) == (Exit.PREEMPTED, "told to leave; saved")
     process.wait(30)
     terminal.close()
+
+
+@pytest.mark.parametrize("chaos", [(), ("--chaos", "seed=1")], ids=["alone", "under a supervisor"])
+def test_what_is_said_to_a_terminal_that_is_gone_is_lost_and_nothing_else(
+    world: MakeWorld, chaos: tuple[str, ...]
+) -> None:
+    one = world(tokenizer="narrate")
+    process, terminal = on_a_terminal(one, *chaos)
+    terminal.expect(r"still here", timeout=30)
+    terminal.close()  # from here on a write to the other end fails, and the kernel has sent SIGHUP
+    assert process.wait(30) == Exit.PREEMPTED
+    ended = one.exit()
+    assert ended is not None
+    assert (ended.code, ended.reason) == (Exit.PREEMPTED, "told to leave; saved")
+    end = one.end()
+    assert end is not None
+    assert end.ending is Ending.STOPPED
+
+
+def test_a_reader_that_leaves_takes_nothing_with_it(world: MakeWorld) -> None:
+    one = world(tokenizer="narrate")
+    process = one.start(*run(one))  # as in `nanocode run | tee log`: Ctrl-C ends tee, too
+    one.pid()
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stdout = process.stderr = None
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == Exit.PREEMPTED
+    ended = one.exit()
+    assert ended is not None
+    assert (ended.code, ended.reason) == (Exit.PREEMPTED, "told to leave; saved")
 
 
 def test_a_budget_that_nothing_is_held_against_is_named(world: MakeWorld) -> None:
@@ -168,12 +206,26 @@ def test_whoever_does_not_say_yes_changes_nothing(
     assert one.run.store.children("config") == ("1.yaml",)
 
 
+def test_a_soul_that_is_wrong_is_refused_before_the_question(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = world()
+    monkeypatch.setattr("nanocode.run.settling.stale_stages", lambda *_: ["synth"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=AssertionError("nobody is asked")))
+    for text, why in ((b"Be good.\n", "has no principles"), (b"1. A\xff", "is not UTF-8 text")):
+        (tmp_path / "SOUL.md").write_bytes(text)
+        assert main([*run(one)[1:], "--set", f"soul={tmp_path}/SOUL.md"]) == Exit.CONFIGURATION
+        assert why in told(capsys)
+    assert one.run.store.children("config") == ("1.yaml",)
+
+
 @pytest.mark.parametrize("command", [["suspend"], ["resume"], ["cancel"], ["retry", "--from", "sft"]])
 def test_a_wish_for_a_run_that_is_not_there_is_refused(
     command: list[str], tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command[0], f"{tmp_path}/nothing", *command[1:]]) == Exit.CONFIGURATION
-    assert "has no configuration: begin with `nanocode run" in told(capsys)
+    assert "is no run directory" in told(capsys)
     assert not os.path.exists(f"{tmp_path}/nothing")
 
 

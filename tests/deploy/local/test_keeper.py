@@ -1,6 +1,7 @@
 """A keeper sees one attempt to its end, and writes down what that was."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def test_a_hung_process_leaves_its_stacks_before_it_is_killed(world: MakeWorld) 
     ended = one.exit()
     assert ended is not None
     assert ended.code == -signal.SIGKILL
+    assert re.fullmatch(r"ended by force, \d s after it was told to leave", ended.reason)
     assert "in work" in one.said(), "the frame that hangs"
     assert "in _watch" in one.said(), "the frames of the other threads"
 

@@ -14,6 +14,7 @@ from nanocode.run.attempts import Ending, Stop, recorded
 from nanocode.run.exits import Exit
 from nanocode.run.intent import change_intent, latest_intent
 from tests.deploy.local.world import STAGES, World, gone, until
+from tests.deploy.test_notify import Hook
 
 MakeWorld = Callable[..., World]
 
@@ -138,6 +139,18 @@ def test_a_second_ctrl_c_does_not_wait_for_a_save(world: MakeWorld) -> None:
     assert code == Exit.PREEMPTED
 
 
+def test_a_terminal_that_closes_may_say_so_twice_and_hurries_nobody(world: MakeWorld) -> None:
+    one = world("controller.termination_seconds=60", tokenizer="slow-to-save")
+    controller = one.controller()
+    playing = one.pid()
+    for _ in range(2):  # the shell tells its jobs, and the kernel the terminal's when the shell has ended
+        controller.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+    assert not gone(playing)
+    controller.send_signal(signal.SIGINT)
+    assert ended(controller, 10)[0] == Exit.PREEMPTED
+
+
 def test_an_outage_is_waited_out_whatever_ends_meanwhile(world: MakeWorld) -> None:
     one = world(tokenizer="wait done")
     controller = one.start("tests.deploy.local.outage", one.run.store.url)
@@ -163,6 +176,23 @@ def test_told_to_leave_during_an_outage_it_lets_the_stage_save(world: MakeWorld)
     assert last is not None
     assert (last.code, last.reason) == (Exit.PREEMPTED, "told to leave; saved")
     assert "nanocode: told to leave; saved\n" in errors
+
+
+@pytest.mark.parametrize("tries", [2, 10_000])
+def test_the_last_words_are_tried_again_and_not_for_long(world: MakeWorld, tries: int) -> None:
+    hook = Hook(200)
+    one = world(f"controller.webhook={hook.url}")
+    (one.folder / "mute").write_text(str(tries))
+    controller = one.start("tests.deploy.local.outage", one.run.store.url)
+    until(lambda: one.run.done("corpus"), "the last stage is done")
+    done = time.monotonic()
+    assert ended(controller)[0] == Exit.DONE
+    assert time.monotonic() - done < 10
+    if tries < 10:
+        assert "the run is done" in hook.received.get(timeout=1)[1]["text"]
+    assert hook.received.empty()
+    hook.server.shutdown()
+    hook.server.server_close()
 
 
 def test_what_vanishes_is_begun_again(world: MakeWorld) -> None:
@@ -205,6 +235,35 @@ def test_two_controllers_at_once_do_every_stage_once(world: MakeWorld) -> None:
     for stage in STAGES:
         claims, played = one.run.attempts(stage), list(one.folder.glob(f"played/{stage}-*"))
         assert len(claims) == len(played) == 1, f"{stage} was begun {len(claims)} times and played {len(played)} times"
+
+
+def test_ctrl_c_in_one_of_two_controllers_stops_nothing_and_in_the_last_one_everything(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    first = one.controller()
+    playing = one.pid()
+    second = one.controller()
+    assert second.stderr is not None
+    assert "another controller of this run is at work" in second.stderr.readline()
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == Exit.PREEMPTED  # without `ended`: the stage still holds the pipe
+    time.sleep(1.5)
+    assert (gone(playing), endings(one)) == (False, [None])
+    second.send_signal(signal.SIGINT)
+    assert ended(second)[0] == Exit.PREEMPTED
+    assert (gone(playing), endings(one)) == (True, [Ending.STOPPED])
+    said = "nanocode: another controller of this run goes on with it: `nanocode suspend "
+    assert ended(first)[1].startswith(said)
+
+
+def test_of_two_controllers_that_are_told_at_once_one_stops_everything(world: MakeWorld) -> None:
+    one = world(tokenizer="wait")
+    both = [one.controller(), one.controller()]
+    playing = one.pid()
+    time.sleep(1.5)
+    for each in both:
+        each.send_signal(signal.SIGHUP)
+    assert [ended(each)[0] for each in both] == [Exit.PREEMPTED, Exit.PREEMPTED]
+    assert (gone(playing), endings(one)) == (True, [Ending.STOPPED])
 
 
 def test_a_paused_controller_that_wakes_up_late_begins_nothing_twice(world: MakeWorld) -> None:

@@ -108,7 +108,7 @@ class Invariants(Watcher):
         if one.alive and one.shown in SHOWN:
             self._must(looked_at <= one.appeared, f"{name} is ended while its process lives")
         elif one.shown is Process.EXITED and not marked:
-            allowed = self._allowed_endings(one, tried)
+            allowed = self._allowed_endings(one, tried, looked_at)
             self._must(end.ending in allowed, f"{name} ended with {one.code} and counts as {end.ending}")
         elif one.shown is Process.LOST and tried.stop is None and not marked:
             self._must(end.ending is Ending.PREEMPTED, f"{name} vanished with its host and counts as {end.ending}")
@@ -120,14 +120,13 @@ class Invariants(Watcher):
     def _is(one: Running, stage: str, tried: Tried) -> bool:
         return (one.stage, one.attempt) == (stage, tried.number)
 
-    def _allowed_endings(self, one: Running, tried: Tried) -> set[Ending]:
+    def _allowed_endings(self, one: Running, tried: Tried, looked_at: float) -> set[Ending]:
         by_code = Ending.PREEMPTED if one.disrupted else BY_CODE.get(one.code or 0, Ending.FAILED)
         if tried.stop is not None:
             by_stop = Ending.FAILED if tried.stop.hung else Ending.STOPPED
             return {by_stop} if not self._recent(tried.stop_at) else {by_stop, by_code}
-        late = self._lasts(tried.at) > 0.9 * self._world.plan.policy.admission_minutes * 60 - 2 * self._world.stepped
-        lost = one.id in self._woken or (late and self._recent(one.born))
-        return {by_code, Ending.PREEMPTED} if lost or not self._true_clocks else {by_code}
+        # Whoever looked before it appeared saw none, and may have slept on that while it lived and ended.
+        return {by_code, Ending.PREEMPTED} if looked_at <= one.appeared else {by_code}
 
     def _counted(self, facts: StageFacts, digest: str) -> list[End]:
         forgiven = self._world.store.word.intent.forgiven.get(facts.plan.name, 0)

@@ -29,6 +29,15 @@ def test_no_schedule_of_faults_breaks_an_invariant(summary: Summary) -> None:
     assert summary.schedules == SCHEDULES
 
 
+def test_a_process_that_lived_and_died_while_its_controller_slept_may_count_as_never_started() -> None:
+    trace: list[str] = []
+    with silence():
+        result = simulate(91325, trace)
+    told = [line for line in trace if "Close(stage='corpus', attempt=1" in line]
+    assert any("claimed and never started" in line for line in told), "the seed still leads there"
+    assert result.broken == []
+
+
 def test_every_schedule_meets_several_faults_and_all_together_meet_every_kind(summary: Summary) -> None:
     assert summary.fewest_faults >= AT_LEAST
     assert [kind for kind in KINDS if not summary.met[kind]] == []
