@@ -22,6 +22,7 @@ from tests.clouds.tpu import InProcess, TpuService
 from tests.clouds.world import World as Clouds
 from tests.clouds.world import Zone
 from tests.deploy.kubernetes.api_server import ApiServer
+from tests.deploy.kubernetes.releases import TEMPLATES
 from tests.deploy.kubernetes.world import World
 
 A, B = "us-east5-a", "us-east5-b"
@@ -65,6 +66,11 @@ class Run(World):
         self.directory.store.write(f"{assignments.folder(slice)}/worker-0.json", note)
         self.directory.store.create(f"{self.directory.attempt_folder(*PRETRAIN)}/{keeper.NAME}", b"{}")
 
+    def done_on_vms(self) -> None:
+        """The stage has published its marker, and its container ends."""
+        self.publish("pretrain")
+        self.container_ends(Exit.DONE)
+
     def container_ends(self, code: int, key: tuple[str, int] = PRETRAIN) -> None:
         end = ExitRecord(code=code, at=self.now, reason="").model_dump_json().encode()
         self.directory.store.create(assignments.exit_name(self.directory, key, 0), end)
@@ -87,7 +93,7 @@ def test_a_stage_trains_on_the_vms_of_a_slice_and_the_others_are_jobs(make: Make
     run.rounds(8)
     assigned = assignments.assignment(run.directory, "slice-1", PRETRAIN)
     assert assigned is not None and assigned.image == IMAGE
-    assert "r-pretrain-1" not in run.jobs and "r-corpus-1" in run.jobs
+    assert "r-corpus-1" in run.jobs
     assert "start up" in run.status["message"]
     run.vm_says()
     run.rounds(2)
@@ -204,3 +210,36 @@ def test_zones_elsewhere_are_refused_before_anything_begins(make: MakeRun, monke
     run.controller = run.another_controller()
     run.rounds(2)
     assert run.jobs
+
+
+def test_a_pod_mirrors_the_log_and_whatever_happens_to_it_the_attempt_goes_on(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    job = run.server.objects["jobs", "r-pretrain-1"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "bridge"
+    assert {one["name"]: one["value"] for one in container["env"]} == {
+        "NANOCODE_STAGE": "pretrain", "NANOCODE_ATTEMPT": "1"
+    }  # fmt: skip
+    run.vm_says()
+    run.rounds()
+    run.pod("r-pretrain-1", {"terminated": {"exitCode": 137}})
+    run.ended("r-pretrain-1", "Failed", "BackoffLimitExceeded")
+    run.rounds(2)
+    run.cluster.delete("jobs", "r-pretrain-1")
+    run.rounds(3)
+    assert run.end_of("pretrain") is None and run.status["failures"] == 0 and list(run.queued) == [run.called(1)]
+    run.done_on_vms()
+    run.rounds(2)
+    end = run.end_of("pretrain")
+    assert end is not None and end.ending is Ending.DONE
+
+
+def test_a_chart_without_a_bridge_costs_the_mirror_and_nothing_else(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    del run.server.objects["configmaps", TEMPLATES]["data"]["bridge.yaml"]
+    run.until_pretrain()
+    run.rounds(8)
+    assert assignments.assignment(run.directory, "slice-1", PRETRAIN) is not None
+    assert "r-pretrain-1" not in run.jobs and run.events("Unreachable") == []
