@@ -141,6 +141,12 @@ def _eval(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("nanocode", description="Train your own coding agent from scratch.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_run, _add_wishes, _add_status, _add_slices, _add_agent, _add_weights):
+        add(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="train, or go on training, on this machine",
@@ -171,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
         help="trouble to survive: preempt-every=60s,kill-every=90s,kill-controller-every=180s,slow-storage=2s,seed=1",
     )
     run.set_defaults(command=_run)
-    _add_wishes(commands)
+
+
+def _add_status(commands: Any) -> None:
     status = commands.add_parser("status", help="what is done, and how well")
     status.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
     how = status.add_mutually_exclusive_group()
@@ -179,7 +187,10 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--watch", action="store_true", help="draw it again and again, until the run is done or Ctrl-C")
     how.add_argument("--metrics", action="store_true", help="in Prometheus' text format")
     status.set_defaults(command=_status)
-    _add_slices(commands)
+
+
+def _add_agent(commands: Any) -> None:
+    """What the agent is for, once there is one."""
     chat = commands.add_parser("chat", help="talk to the agent", description="Talk to the agent in a workspace.")
     chat.add_argument("run_dir", metavar="DIR", nargs="?", help="a run directory; may be left out with --endpoint")
     chat.add_argument("--workspace", type=Path, metavar="PATH", help="folder to work in; without one, a sample project")
@@ -209,6 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--json", action="store_true", help="print one JSON object, no table")
     evaluation.add_argument("--unsafe-bash", action="store_true", help="run commands even where nothing can hold them")
     evaluation.set_defaults(command=_eval)
+
+
+def _add_weights(commands: Any) -> None:
+    """Weights that leave, and weights that come from elsewhere."""
     export = commands.add_parser("export", help="write weights in the layout that `transformers` loads")
     export.add_argument("run_dir", metavar="DIR", help=RUN_DIR)
     export.add_argument("--stage", default="pretrain", choices=["pretrain"], help="whose weights: the base model's")
@@ -220,7 +235,6 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--run-dir", required=True, metavar="DIR", help="where the run begins: a new directory")
     imported.add_argument("--preset", choices=PRESETS, default="demo", help="settings of the stages that follow")
     imported.set_defaults(command=_import)
-    return parser
 
 
 def _add_wishes(commands: Any) -> None:

@@ -51,8 +51,9 @@ def run(
     if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
         raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
     code: int = Exit.DONE
-    if not all(settling.is_done(directory, stage, settings) for stage in chosen):
-        wanted = tuple(stage.name for stage in chosen) if stages else ()
+    names = [stage.name for stage in chosen]
+    if settling.done(directory, settings, names) != names:
+        wanted = tuple(names) if stages else ()
         change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
         outlive_listeners()
         _tell_of_others(directory, chosen)

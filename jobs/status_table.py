@@ -45,6 +45,8 @@ def _count(value: int | None) -> str:
     return str(value) if value else MISSING
 
 
+ON_SLICES = "on slices"
+"""Goodput without the waits for them; shown where there were any."""
 COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
     ("step", 0, _progress),
     ("loss", 0, lambda stage: MISSING if stage["loss"] is None else f"{stage['loss']:.3f}"),
@@ -54,6 +56,7 @@ COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
     ("preempted", WIDE, lambda stage: _count(stage["preemptions"])),
     ("failed", WIDE, lambda stage: _count(stage["failures"])),
     ("goodput", 0, lambda stage: share(stage["goodput"])),
+    (ON_SLICES, MEDIUM, lambda stage: share(stage["goodput_with_a_slice"])),
     ("cost", MEDIUM, lambda stage: dollars(stage["cost_dollars"]) if stage["cost_dollars"] else MISSING),
     ("left", 0, lambda stage: duration(stage["eta_seconds"]) if stage["state"] == "running" else MISSING),
 )
@@ -79,7 +82,8 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    shown = [(name, cell) for name, least, cell in COLUMNS if width >= least]
+    waited = any(stage["goodput_with_a_slice"] != stage["goodput"] for stage in found["stages"])
+    shown = [(name, cell) for name, least, cell in COLUMNS if width >= least and (waited or name != ON_SLICES)]
     for name, _ in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for stage in found["stages"]:

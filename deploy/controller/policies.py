@@ -5,12 +5,11 @@ the controller late by its size, and never makes it forget.
 """
 
 import math
-import signal
 from collections.abc import Iterable, Sequence
 
 from deploy.controller.observed import Attempt, Observed, Process, Slice, Stage, Trouble
 from nanocode.config.settings import Budget, Controller
-from nanocode.run.attempts import End, Ending
+from nanocode.run.attempts import End, Ending, by_exit_code
 from nanocode.run.costs import hours, union
 from nanocode.run.exits import Exit
 
@@ -50,10 +49,11 @@ def ending(stage: Stage, attempt: Attempt, policy: Controller, now: float) -> tu
 
 
 def _ending_by_exit_code(code: int | None, disrupted: bool, reason: str) -> tuple[Ending, str]:
-    if disrupted or code in (Exit.PREEMPTED, -signal.SIGTERM):
-        return Ending.PREEMPTED, reason or "told to leave"
-    if code in (Exit.CONFIGURATION, Exit.USAGE):
-        return Ending.CONFIGURATION, reason or f"exit code {code}"
+    found = Ending.PREEMPTED if disrupted else by_exit_code(code)
+    if found is Ending.PREEMPTED:
+        return found, reason or "told to leave"
+    if found is Ending.CONFIGURATION:
+        return found, reason or f"exit code {code}"
     if code == Exit.DONE:
         return Ending.FAILED, "it ended with exit code 0 and left no marker"
     ended = "it was killed" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"

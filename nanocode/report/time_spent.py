@@ -17,6 +17,7 @@ STYLES = {
     Kind.RESTORE: "restore",
     Kind.STARTUP: "startup",
     Kind.AGAIN: "again",
+    Kind.CUT_OFF: "cut-off",
     Kind.UNKNOWN: "unknown",
     Kind.IDLE: "idle",
     Kind.PROVISIONING: "provisioning",

@@ -9,12 +9,14 @@ A claim without an END is a live attempt, whatever happened to its process. Whoe
 process, nobody else; an attempt that finds its own END, or a claim with a higher number, leaves.
 """
 
+import signal
 from enum import StrEnum
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanocode.run.directory import RunDirectory, numbers
+from nanocode.run.exits import Exit
 from nanocode.storage.objects import AlreadyExists, NotFound
 
 
@@ -33,6 +35,13 @@ class Ending(StrEnum):
     FAILED = "failed"
     CONFIGURATION = "configuration"
     STOPPED = "stopped"
+
+
+def by_exit_code(code: int | None) -> Ending:
+    """What a process that ended like this has come to, where no marker is there and nobody has told it to stop."""
+    if code in (Exit.PREEMPTED, -signal.SIGTERM):
+        return Ending.PREEMPTED
+    return Ending.CONFIGURATION if code in (Exit.CONFIGURATION, Exit.USAGE) else Ending.FAILED
 
 
 class _Record(BaseModel):

@@ -14,6 +14,7 @@ BY_STAGE = {
     "preemptions": "Attempts that were taken away",
     "failures": "Attempts that failed",
     "goodput": "Productive share of the wall-clock time",
+    "goodput_with_a_slice": "The same, of the time in which nobody waited for a slice",
     "eta_seconds": "Time left at the recent speed",
     "cost_dollars": "Cost so far",
 }

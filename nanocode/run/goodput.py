@@ -46,6 +46,8 @@ class Life:
     ended: float | None
     """None while it may be alive."""
     records: Sequence[Record] = ()
+    seen: bool = False
+    """Its end was recorded beside the process, which so was there until then."""
 
     @property
     def resumed(self) -> int | None:
@@ -149,15 +151,16 @@ def _of_life(life: Life, until: int, trains: bool, kept: float, made_it: bool) -
         last = end  # it says nothing while it goes on like this
     if unfinished:
         phases.append(Span(unfinished.begin, last, unfinished.kind))
+    lost = Kind.CUT_OFF if life.seen and works is not None else Kind.UNKNOWN
     works = last if works is None else works
     if not trains:
         own = [Span(works, last, Kind.PRODUCTIVE)]
     else:
         # What was done after the last record of steps was neither recorded nor, unless it made the marker, saved.
-        unsaved = Kind.OTHER if made_it else Kind.AGAIN if left else Kind.UNKNOWN
+        unsaved = Kind.OTHER if made_it else Kind.AGAIN if left else lost
         logged = max(logged, works)
         own = [Span(works, logged, Kind.OTHER), Span(logged, last, unsaved)]
-    gone = Span(last, end, Kind.IDLE if left else Kind.UNKNOWN)
+    gone = Span(last, end, Kind.IDLE if left else lost)
     return painted([[Span(begin, works, Kind.STARTUP), *own, gone], steps, phases], begin, end)
 
 

@@ -1,33 +1,46 @@
-"""The attempts at a stage as the ledger takes them, read from the run directory."""
+"""The attempts at a stage as the ledger takes them, read from the run directory.
+
+Segments never change: whoever looks again and again passes a `read` that parses each only once.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from nanocode.run.attempts import End, Ending, ExitRecord, recorded
+from nanocode.run.attempts import End, Ending, ExitRecord, by_exit_code, recorded
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.run.goodput import Ledger, Life, Record, ledger
 from nanocode.run.graph import STAGES
 from nanocode.run.liveness import last_sign, seems_alive
-from nanocode.run.segments import read_segments
-from nanocode.storage.objects import NotFound
+from nanocode.run.segments import records, segments
+from nanocode.storage.objects import NotFound, Store
+
+Read = Callable[[Store, str], Iterable[Record]]
+"""The records of a segment."""
 
 
-def stage_ledger(run: RunDirectory, stage: str, digest: str, marker: Marker | None, now: float | None = None) -> Ledger:
+def stage_ledger(
+    run: RunDirectory,
+    stage: str,
+    digest: str,
+    marker: Marker | None,
+    now: float | None = None,
+    read: Read = records,
+) -> Ledger:
     """Where the time of this stage went under this digest: until its marker, else until now, else its last record."""
-    found = lives(run, [claim for claim in run.attempts(stage) if claim.input_digest == digest], now)
+    found = lives(run, [claim for claim in run.attempts(stage) if claim.input_digest == digest], now, read)
     last = max((life.ended or life.claimed for life in found), default=0.0)
     until = marker.ended.timestamp() if marker is not None else last if now is None else now
     waits = provisioning(run, until) if STAGES[stage].machine == "accelerator" else ()
     return ledger(found, until, STAGES[stage].trains, marker.attempt if marker else None, waits)
 
 
-def lives(run: RunDirectory, claims: Sequence[Claim], now: float | None = None) -> list[Life]:
+def lives(run: RunDirectory, claims: Sequence[Claim], now: float | None = None, read: Read = records) -> list[Life]:
     """The attempts with these claims, with their events and the times of their steps.
 
     Who recorded no ending and seems dead ended with its last record; without `now` everybody did.
     """
-    return [_life(run, claim, now) for claim in claims]
+    return [_life(run, claim, now, read) for claim in claims]
 
 
 def provisioning(run: RunDirectory, until: float) -> list[tuple[float, float]]:
@@ -48,11 +61,7 @@ def ending(run: RunDirectory, claim: Claim) -> Ending | None:
     if end is not None:
         return end.ending
     left = recorded(run, claim.stage, claim.attempt, ExitRecord)
-    if left is None or left.code == Exit.DONE:
-        return None
-    if left.code in (Exit.USAGE, Exit.CONFIGURATION):
-        return Ending.CONFIGURATION
-    return Ending.PREEMPTED if left.code == Exit.PREEMPTED else Ending.FAILED
+    return None if left is None or left.code == Exit.DONE else by_exit_code(left.code)
 
 
 def _at(run: RunDirectory, name: str) -> float | None:
@@ -62,25 +71,32 @@ def _at(run: RunDirectory, name: str) -> float | None:
         return None
 
 
-def _life(run: RunDirectory, claim: Claim, now: float | None) -> Life:
-    return Life(claim.attempt, claim.claimed.timestamp(), ended(run, claim, now), tuple(_records(run, claim)))
+def _life(run: RunDirectory, claim: Claim, now: float | None, read: Read) -> Life:
+    code, at = _exit(run, claim), ended(run, claim, now)
+    seen = code is not None and code.at == at
+    return Life(claim.attempt, claim.claimed.timestamp(), at, tuple(_records(run, claim, read)), seen)
 
 
 def ended(run: RunDirectory, claim: Claim, now: float | None) -> float | None:
     """When an attempt ended; None while it seems alive. Without `now`, nobody is."""
-    there = run.store.children(run.attempt_folder(claim.stage, claim.attempt))
-    code = recorded(run, claim.stage, claim.attempt, ExitRecord) if "EXIT.json" in there else None
-    end = recorded(run, claim.stage, claim.attempt, End) if "END.json" in there else None
+    code, end = _exit(run, claim), None
+    if "END.json" in run.store.children(run.attempt_folder(claim.stage, claim.attempt)):
+        end = recorded(run, claim.stage, claim.attempt, End)
     at = min((fact.at for fact in (code, end) if fact is not None), default=None)
     if at is None and (now is None or not seems_alive(claim, last_sign(run, claim), now)):
         at = last_sign(run, claim)
     return at
 
 
-def _records(run: RunDirectory, claim: Claim) -> Iterator[Record]:
+def _exit(run: RunDirectory, claim: Claim) -> ExitRecord | None:
+    there = "EXIT.json" in run.store.children(run.attempt_folder(claim.stage, claim.attempt))
+    return recorded(run, claim.stage, claim.attempt, ExitRecord) if there else None
+
+
+def _records(run: RunDirectory, claim: Claim, read: Read) -> Iterator[Record]:
     """Of the first host: the others do the same at the same time. A worker of a CPU stage has its own attempt."""
     host = 0 if STAGES[claim.stage].machine == "accelerator" else None
-    yield from read_segments(run.store, claim.stage, "events", claim.attempt, host)
-    for record in read_segments(run.store, claim.stage, "metrics", claim.attempt, host):
-        if record.get("kind") == "time":
-            yield record
+    for segment in segments(run.store, claim.stage, "events", claim.attempt, host):
+        yield from read(run.store, segment)
+    for segment in segments(run.store, claim.stage, "metrics", claim.attempt, host):
+        yield from (record for record in read(run.store, segment) if record.get("kind") == "time")

@@ -117,9 +117,14 @@ def read_segments(
     else:
         numbers = sorted(int(n) for n in store.children(f"{stage}/attempts") if n.isascii() and n.isdecimal())
     for number in numbers:
-        for segment in _segments(store, f"{stage}/attempts/{number}/{kind}"):
-            if host is None or _host(segment) == str(host):
-                yield from records(store, segment)
+        for segment in segments(store, stage, kind, number, host):
+            yield from records(store, segment)
+
+
+def segments(store: Store, stage: str, kind: Kind, attempt: int, host: str | int | None = None) -> list[str]:
+    """The names of an attempt's segments by host and sequence, of one host if given."""
+    found = _segments(store, f"{stage}/attempts/{attempt}/{kind}")
+    return found if host is None else [name for name in found if _host(name) == str(host)]
 
 
 def newest_first(

@@ -4,14 +4,14 @@ Another preset or another model is another run, and is refused. Other settings t
 somebody's word; what those stages have made is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nanocode.config.settings import Settings, from_yaml, load
 from nanocode.run.digests import digests_beside, embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
-from nanocode.run.graph import STAGES, Stage, order
+from nanocode.run.graph import STAGES, order
 from nanocode.run.intent import earlier_intents
 
 
@@ -108,12 +108,13 @@ def stale_stages(run: RunDirectory, settings: Settings) -> list[str]:
     ]
 
 
-def is_done(run: RunDirectory, stage: Stage, settings: Settings) -> bool:
-    """Whether the stage's marker is there, and of these settings."""
-    marker = run.done(stage.name)
-    return marker is not None and marker.input_digest == stage_digests(settings, run)[stage.name]
+def done(run: RunDirectory, settings: Settings, stages: Iterable[str]) -> list[str]:
+    """Those of the stages whose markers are there, and of these settings."""
+    digests = stage_digests(settings, run)
+    markers = {name: run.done(name) for name in stages}
+    return [name for name, one in markers.items() if one is not None and one.input_digest == digests[name]]
 
 
 def _is_in_use(settings: Settings, run: RunDirectory) -> bool:
     """Whether corpus or pretrain is done with these sources; an imported run has no corpus when it begins."""
-    return any(is_done(run, STAGES[name], settings) for name in ("corpus", "pretrain"))
+    return bool(done(run, settings, ("corpus", "pretrain")))

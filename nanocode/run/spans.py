@@ -11,9 +11,11 @@ class Kind(StrEnum):
 
     PROVISIONING: no attempt lived, and a slice was asked for and not there.
     AGAIN: steps of which nothing was kept.
+    CUT_OFF: after the last record of an attempt whose process was seen to end later: it worked, and what it had not
+    saved by then is lost.
     OTHER: what a training stage does besides: packing, sampling pairs, summing up.
     IDLE: no attempt lived.
-    UNKNOWN: after the last record of an attempt that vanished, or that has not said yet.
+    UNKNOWN: after the last record of an attempt that vanished with its host, or that has not said yet.
     """
 
     PRODUCTIVE = "productive"
@@ -24,6 +26,7 @@ class Kind(StrEnum):
     DATA = "data wait"
     CHECKPOINT = "checkpoint stall"
     AGAIN = "steps done again"
+    CUT_OFF = "work since the last record"
     EVALUATION = "evaluation"
     OTHER = "other work"
     IDLE = "idle"

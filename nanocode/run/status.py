@@ -7,7 +7,7 @@ what the user wants, where that is to stop, and what the directory shows.
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from nanocode.config.settings import Settings
@@ -20,7 +20,7 @@ from nanocode.run.history import ending, stage_ledger
 from nanocode.run.intent import latest_intent
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.run.money import money
-from nanocode.run.segments import newest_first
+from nanocode.run.segments import newest_first, records
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import NotFound, Store, open_store
 from nanocode.storage.snapshot import Snapshot
@@ -44,15 +44,19 @@ KEYS = (
 class Status:
     """Looks at one run, again and again."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._snapshot = Snapshot(open_store(location))
         self.run = RunDirectory(cast(Store, self._snapshot))
         self._ledgers: dict[str, Ledger] = {}
+        self._closed: dict[str, tuple[str, Ledger]] = {}
+        """Of stages that are done, with the fingerprint of the marker: nothing changes them."""
+        self._parsed: dict[str, list[dict[str, Any]]] = {}
 
     def read(self) -> dict[str, Any]:
         """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
         self._snapshot.look(lambda name: READ.fullmatch(name) is not None)
-        now, settings = time.time(), read_settings(self.run)
+        now, settings = self._clock(), read_settings(self.run)
         intent = latest_intent(self.run)
         digests = digests_beside(settings, self.run.marker, intent.again)
         told = self._controller()
@@ -122,7 +126,7 @@ class Status:
                 found["step"] = found["steps"]
             for key in ("loss", "tokens_per_second", "mfu"):
                 found[key] = current.metrics.get(key) if found[key] is None else found[key]
-        spent = self._ledgers[name] = stage_ledger(self.run, name, digest, current, now)
+        spent = self._ledgers[name] = self._ledger(name, digest, current, now)
         endings = [ending(self.run, claim) for claim in attempts]
         return {
             "name": name,
@@ -131,9 +135,25 @@ class Status:
             "preemptions": endings.count(Ending.PREEMPTED),
             "failures": endings.count(Ending.FAILED) + endings.count(Ending.CONFIGURATION),
             "goodput": spent.goodput,
+            "goodput_with_a_slice": spent.goodput_with_a_slice,
             "seconds": {str(kind): seconds for kind, seconds in spent.seconds.items()},
             "cost_dollars": marker.cost_dollars if marker is not None else self._cost(name, spent, found, settings),
         }
+
+    def _ledger(self, name: str, digest: str, marker: Marker | None, now: float) -> Ledger:
+        made = marker.fingerprint() if marker is not None else None
+        if made is not None and name in self._closed and self._closed[name][0] == made:
+            return self._closed[name][1]
+        found = stage_ledger(self.run, name, digest, marker, now, self._records)
+        if marker is not None and made is not None and now - marker.ended.timestamp() > FRESH_SECONDS:
+            # Its last records come after the marker.
+            self._closed[name] = made, found
+        return found
+
+    def _records(self, store: Store, segment: str) -> list[dict[str, Any]]:
+        if segment not in self._parsed:
+            self._parsed[segment] = list(records(store, segment))
+        return self._parsed[segment]
 
     def _state(
         self, name: str, current: Marker | None, marker: Marker | None, attempts: list[Claim], digest: str, now: float

@@ -81,7 +81,7 @@ class GcsStore:
     def write(self, name: str, data: bytes) -> None:
         blob = self._blob(name)
         with translated_gcs(self._where(name), writing=True):
-            # Named by content, so repeating the upload is harmless, which the client cannot know by itself.
+            # By the contract of `write` repeating the upload is harmless, which the client cannot know by itself.
             blob.upload_from_string(data, "application/octet-stream", timeout=TIMEOUT_SECONDS, retry=gcs_retry())
 
     def delete(self, name: str, generation: int | None = None) -> None:
@@ -226,7 +226,7 @@ def gcs_retry() -> object:
 def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
     """The same for what the GCS client raises, except a failed precondition, whose meaning the caller knows."""
     from google.api_core import exceptions as api
-    from google.auth.exceptions import GoogleAuthError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
 
     try:
@@ -238,8 +238,15 @@ def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
             raise StorageError(f"cannot write {where}: the bucket does not exist: create it first") from error
         raise NotFound(f"{where} is not there: check bucket and name") from error
     except (api.Forbidden, api.Unauthorized, GoogleAuthError) as error:
+        # Without an answer from whoever gives out tokens nothing is said about the credentials.
+        if isinstance(error, TransportError) or (isinstance(error, GoogleAuthError) and error.retryable):
+            raise _unheard(where, error) from error
         move = "check the credentials, and that they may read and write objects in this bucket"
         raise StorageError(f"not allowed to use {where}: {move}") from error
     except (api.GoogleAPIError, RequestException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StorageError(f"cannot use {where} ({reason}): check the network and try again") from error
+        raise _unheard(where, error) from error
+
+
+def _unheard(where: str, error: Exception) -> StorageError:
+    reason = " ".join(str(error).split())[:200]
+    return StorageError(f"cannot use {where} ({reason}): check the network and try again")

@@ -73,7 +73,11 @@ class Store(Protocol):
         """Publish over the given generation; `StaleGeneration` if another one is there by now."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Publish an immutable output whose name fixes its content: whoever comes last changes nothing."""
+        """Publish an immutable output whose name fixes its content: whoever comes last changes nothing.
+
+        Without a generation, so what a lost request does late may be put over what came after it. Of objects that
+        change it is for notes that are written again and again, where an older one is as good for a moment.
+        """
 
     def delete(self, name: str, generation: int | None = None) -> None:
         """Remove the object, if given only at this generation; an absent one is no error without a generation."""

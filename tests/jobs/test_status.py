@@ -2,9 +2,11 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from jobs import local
 from jobs.cli import main
 from jobs.status_table import table
 from nanocode.config.settings import load
-from nanocode.run import status
+from nanocode.run import segments, status
 from nanocode.run.attempts import End, Ending, ExitRecord, record
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -26,7 +28,7 @@ from nanocode.run.graph import order
 from nanocode.run.intent import change_intent, latest_intent
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
-from nanocode.storage.objects import open_store
+from nanocode.storage.objects import Store, open_store
 
 HELD_BY_NOBODY = "elsewhere:1"
 
@@ -148,6 +150,9 @@ def test_preemptions_and_failures_are_counted_from_how_attempts_ended(run: RunDi
     record(run, "pretrain", 5, ExitRecord(code=Exit.PREEMPTED, at=time.time()))
     shown = pretrain(run)
     assert (shown["attempts"], shown["preemptions"], shown["failures"]) == (5, 3, 1)
+    attempt(run, 600, seconds_ago=60)
+    record(run, "pretrain", 6, ExitRecord(code=-signal.SIGTERM, at=time.time()))
+    assert pretrain(run)["preemptions"] == 4, "before the controller has said what it counts as"
 
 
 def controller_says(run: RunDirectory, seconds_ago: float, state: str, **stages: str) -> None:
@@ -230,6 +235,53 @@ def test_a_look_at_a_long_run_takes_well_under_a_second(run: RunDirectory) -> No
     began = time.process_time()
     status.read(run.store.url)
     assert time.process_time() - began < 1.0, "0.15 s where this was written"
+
+
+def test_who_looks_again_parses_only_what_is_new(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(run, 100, seconds_ago=60)
+    for part in range(5):
+        write(run, "pretrain", "metrics", timed(time.time() - 50 + part, 10 * part))
+    now = time.time()
+    looker, parsed = status.Status(run.store.url, lambda: now), list[str]()
+
+    def count(store: Store, name: str) -> Iterator[dict[str, Any]]:
+        parsed.append(name)
+        return segments.records(store, name)
+
+    monkeypatch.setattr(status, "records", count)
+    looker.read()
+    assert len(parsed) == len(set(parsed)) == 6
+    write(run, "pretrain", "metrics", timed(time.time(), 60))
+    again = looker.read()
+    assert len(parsed) == 7
+    assert again == status.Status(run.store.url, lambda: now).read()
+
+
+def test_ages_are_by_the_clock_that_was_given(run: RunDirectory) -> None:
+    attempt(run, 100, seconds_ago=5)
+    (now,) = [one for one in status.Status(run.store.url).read()["stages"] if one["name"] == "pretrain"]
+    (later,) = [
+        one
+        for one in status.Status(run.store.url, lambda: time.time() + 3600).read()["stages"]
+        if one["name"] == "pretrain"
+    ]
+    assert (now["state"], later["state"]) == ("running", "begun")
+    assert re.search(r"wrote last 3,60\d s ago", later["reason"])
+
+
+def test_goodput_is_shown_without_the_waits_for_slices_where_there_were_any(run: RunDirectory) -> None:
+    assert "on slices" not in table(status.read(run.store.url), 120)
+    attempt(run, 100, seconds_ago=100)
+    write(run, "pretrain", "metrics", {**timed(time.time() - 60, 40, 40.0), "steps_timed": 40})
+    record(run, "pretrain", 1, ExitRecord(code=75, at=time.time() - 60))
+    wish = {"zone": "east", "dollars_per_hour": 6.0, "at": time.time() - 60}
+    run.store.create("slices/slice-1/REQUEST.json", json.dumps(wish).encode())
+    shown = pretrain(run)
+    assert (shown["goodput"], shown["goodput_with_a_slice"]) == (
+        pytest.approx(0.4, abs=0.02),
+        pytest.approx(1.0, abs=0.05),
+    )
+    assert "on slices" in table(status.read(run.store.url), 120)
 
 
 def on_a_slice(run: RunDirectory, hours: float, steps: int) -> None:

@@ -1,6 +1,7 @@
 """Where a stage's time went: every instant once, whatever was recorded, and the right kind for what is known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,17 @@ def test_a_live_attempt_is_in_the_phase_that_it_began_and_unknown_after_its_last
     assert of(compiling, until=65).seconds == {Kind.STARTUP: 5.0, Kind.COMPILE: 60.0}
     stepping = life(1, 0, None, timed(20, 20, 20, 20.0))
     assert of(stepping, until=30).seconds == {Kind.PRODUCTIVE: 20.0, Kind.UNKNOWN: 10.0}
+
+
+def test_what_a_process_that_was_seen_to_end_did_after_its_last_record_is_work_cut_off() -> None:
+    cut = replace(life(1, 0, 60, at(4, kind="start"), at(50, kind="progress")), seen=True)
+    assert of(cut, until=70, trains=False).seconds == {
+        Kind.STARTUP: 4.0, Kind.PRODUCTIVE: 46.0, Kind.CUT_OFF: 10.0, Kind.IDLE: 10.0,
+    }  # fmt: skip
+    stepping = replace(life(1, 0, 60, timed(40, 40, 40, 40.0), at(45, kind="progress")), seen=True)
+    assert of(stepping, until=60).seconds == {Kind.PRODUCTIVE: 40.0, Kind.CUT_OFF: 20.0}
+    never_began = replace(life(1, 0, 60), seen=True)
+    assert of(never_began, until=60).seconds == {Kind.UNKNOWN: 60.0}
 
 
 def test_a_phase_inside_another_is_counted_once() -> None:
