@@ -202,7 +202,9 @@ def join_other_hosts(task: Task) -> None:
     """Find the other hosts, if the environment names any, and agree on one attempt."""
     hosts = int(os.environ.get("JAX_NUM_PROCESSES", "1"))
     if hosts > 1:
-        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], hosts, int(os.environ["JAX_PROCESS_ID"]))
+        address, process = os.environ["JAX_COORDINATOR_ADDRESS"], int(os.environ["JAX_PROCESS_ID"])
+        # In a pod jax would ask the API server all the same, which a trainer may not.
+        jax.distributed.initialize(address, hosts, process, cluster_detection_method="deactivate")
     elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         jax.distributed.initialize()  # what GKE injects says the rest
     if jax.process_count() == 1:

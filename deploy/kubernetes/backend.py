@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+import structlog
 from pydantic import ValidationError
 
 from deploy.controller.backend import Unreachable
@@ -23,8 +24,12 @@ from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.liveness import last_sign, seems_alive
 from nanocode.storage.objects import NotFound, StorageError
 
+log = structlog.get_logger()
+
 Key = tuple[str, int]
 
+BRIDGE = "bridge"
+"""Its template, among those of the stages."""
 KEPT = 3
 """Finished attempts of each stage whose Jobs stay, for `kubectl logs`."""
 SECONDS_STUCK = 60.0
@@ -200,6 +205,19 @@ class KubernetesBackend:
         except (ConfigurationError, Invalid) as error:
             self._refused[stage, attempt] = str(error)
         self._met.add((stage, attempt))
+
+    def mirror(self, stage: str, attempt: int) -> None:
+        """Have the log of an attempt that runs elsewhere shown by a pod here. Nothing depends on it: what is in its way
+        is told once."""
+        if (stage, attempt) in self._met:
+            return
+        self._met.add((stage, attempt))
+        making = self._making()
+        try:
+            job = templates.bridge(self._template(making.templates, BRIDGE), making, stage, attempt)
+            self._make("jobs", job, making.owner)
+        except (ConfigurationError, Invalid, Unreachable) as error:
+            log.warning("the log is in the bucket only", stage=stage, attempt=attempt, error=str(error))
 
     def stop(self, stage: str, attempt: int) -> None:
         # Its pods go with it, each with its grace; what they save is in the bucket, and so is what they have said.

@@ -113,7 +113,7 @@ class Run:
         self._queued = QueuedSlices(self.directory, self._cloud_with_image, lambda: self.journal.slices, clock)
         self.journal.waits = self.waits
         self.journal.maker = lambda: self.spec.provisioner
-        attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms)
+        attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms, self.backend.mirror)
         provisioner = ByMaker(lambda: self.spec.provisioner, self._held, self._made_by)
         self.reconciler = Reconciler(self.journal, attempts, provisioner, tell, clock)
         self.status = Status(self.directory.store.url, clock)

@@ -83,6 +83,25 @@ def objects(text: str, making: Making, stage: str, attempt: int, node_pool: str 
     return job, service
 
 
+def bridge(text: str, making: Making, stage: str, attempt: int) -> Object:
+    """The Job that mirrors the log of an attempt on TPU VMs, under the name that the attempt's own Job would have."""
+    try:
+        job: Object = copy.deepcopy(yaml.safe_load(text))
+        template = job["spec"]["template"]
+        container = template["spec"]["containers"][0]
+    except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
+        raise ConfigurationError(
+            f"ConfigMap {making.templates} has no Job for the bridge ({type(error).__name__}): install the chart again"
+        ) from error
+    name = job_name(making.run, stage, attempt)
+    for metadata in (job.setdefault("metadata", {}), template.setdefault("metadata", {})):
+        metadata["labels"] = {**metadata.get("labels", {}), **_labels(making.run, stage, attempt)}
+    job["metadata"] |= {"name": name, "namespace": making.namespace, "ownerReferences": [dict(making.owner)]}
+    which = {"NANOCODE_STAGE": stage, "NANOCODE_ATTEMPT": str(attempt)}
+    container["env"] = [*container.get("env", []), *({"name": key, "value": value} for key, value in which.items())]
+    return job
+
+
 def _fill(job: Object, making: Making, stage: str, attempt: int, node_pool: str | None) -> None:
     name, pods = job["metadata"]["name"], hosts(job)
     if len(f"{name}-{pods - 1}-abcde") > LONGEST_NAME:

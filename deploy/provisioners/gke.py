@@ -60,6 +60,8 @@ class NodePools:
         self._zones: dict[str, str] = {}
         """Slice that we have asked for -> where."""
         self._kept = KeptPools(container)
+        self._unseen: set[str] = set()
+        """Slices that nobody has written down as ready."""
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -71,6 +73,7 @@ class NodePools:
             nodes = self._view.nodes() if self._pools else {}
             empty = [pool for pool in self._pools.values() if not nodes.get(pool.name, Nodes()).there]
             failed = self._view.failed_scale_ups() if empty else {}
+            self._unseen = {one.name for one in self._recorded() if one.ready is None}
             found = {
                 name: self._shown(name, pool, nodes.get(pool.name, Nodes()), failed.get(pool.name))
                 for name, pool in self._pools.items()
@@ -115,8 +118,15 @@ class NodePools:
             self._renew(pool)
         if is_kept(pool):
             nodes = replace(nodes, since=None)  # it may have had them before it was borrowed
+        elif pool.hosts > 1 and nodes.since is not None and name in self._unseen:
+            nodes = replace(nodes, since=min(nodes.since, self._made(pool.name) or nodes.since))
         shown = as_slice(name, pool, nodes, failure)
         return shown if self._cool() else replace(shown, usable=False)
+
+    def _made(self, pool: str) -> float | None:
+        """When the machines of a pool of several hosts were all there first: these may be others by now."""
+        made = [one for one in self._container.operations(pool) if one.kind == "CREATE_NODE_POOL"]
+        return made[-1].ended if made else None
 
     def _failure(self, name: str, pool: Pool, failed: str | None) -> Refusal | None:
         """Why there will be no nodes in this pool, as far as anybody says so."""

@@ -18,13 +18,17 @@ class HereAndThere:
         here: Backend,
         there: SliceVms,
         is_there: Callable[[str | None], bool] = lambda slice: slice not in (None, THIS_MACHINE),
+        mirror: Callable[[str, int], object] = lambda stage, attempt: None,
     ) -> None:
-        """`is_there`: whether attempts on this slice are on its VMs."""
-        self._here, self._there, self._on_vms = here, there, is_there
+        """`is_there`: whether attempts on this slice are on its VMs. `mirror`: have one's log shown here; asked again
+        at every look, and no matter what becomes of it."""
+        self._here, self._there, self._on_vms, self._mirror = here, there, is_there, mirror
 
     def observe(self, live: Sequence[Key]) -> Mapping[Key, Seen]:
         there = [key for key in live if self._is_there(key)]
         found = self._here.observe([key for key in live if key not in there])
+        for key in there:
+            self._mirror(*key)
         # What we find here of an attempt on a slice is not ours: the bridge that mirrors its log, or another's process.
         return {**{key: one for key, one in found.items() if not self._is_there(key)}, **self._there.observe(there)}
 

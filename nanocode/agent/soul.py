@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nanocode.agent.conversation import Conversation, Result, Step, User
 from nanocode.agent.tools import REJECTED
+from nanocode.config.refusals import cause
 from nanocode.run.exits import ConfigurationError
 
 PRINCIPLE = re.compile(r"^(\d+)\.\s+(.*?)(?:\s*\[check:\s*([\w-]+)\s*\])?\s*$")
@@ -87,10 +88,8 @@ def read_soul(path: str | None) -> Soul:
         return parse_soul(resources.files("nanocode.config").joinpath("SOUL.md").read_text(), "SOUL.md")
     try:
         return parse_soul(Path(path).expanduser().read_text("utf-8"), path)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read soul {path} ({error.strerror}): correct the setting `soul`") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"soul {path} is not UTF-8 text: write it as a SOUL.md, or correct `soul`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read soul {path} ({cause(error)}): correct the setting `soul`") from None
 
 
 def steps(conversation: Conversation) -> list[Step]:

@@ -27,6 +27,8 @@ def requirement(error: Mapping[str, Any]) -> str:
         return str(error["msg"]).removeprefix("Value error, ")
     if kind == "missing":
         return "has to be given"
+    if kind == "extra_forbidden":
+        return "is no key that is known here"
     if kind in BOUNDS:
         return f"has to be {COMPARED[BOUNDS[kind]]} {context[BOUNDS[kind]]:g}"
     if kind == "literal_error":

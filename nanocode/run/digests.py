@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from nanocode.config.refusals import cause
 from nanocode.config.settings import Settings
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
@@ -84,7 +85,7 @@ def soul_digest(path: str | None) -> str:
     try:
         text = Path(path).expanduser().read_bytes() if path is not None else OUR_SOUL.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"cannot read soul {path} ({error.strerror}): correct the setting `soul`") from None
+        raise ConfigurationError(f"cannot read soul {path} ({cause(error)}): correct the setting `soul`") from None
     return hashlib.sha256(text).hexdigest()[:32]
 
 

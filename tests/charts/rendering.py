@@ -72,8 +72,16 @@ def one(objects: Sequence[Object], kind: str, name: str | None = None) -> Object
 def templates(objects: Sequence[Object]) -> dict[str, tuple[Object, Object]]:
     """Stage -> its Job and Service."""
     data = next(each for each in objects if "-templates-" in each["metadata"]["name"])["data"]
-    documents = {name.removesuffix(".yaml"): tuple(yaml.safe_load_all(text)) for name, text in data.items()}
+    stages = {name: text for name, text in data.items() if name != "bridge.yaml"}
+    documents = {name.removesuffix(".yaml"): tuple(yaml.safe_load_all(text)) for name, text in stages.items()}
     return {name: (job, service) for name, (job, service) in documents.items()}
+
+
+def bridge(objects: Sequence[Object]) -> Object | None:
+    """The Job that mirrors a log, where there is one."""
+    data = next(each for each in objects if "-templates-" in each["metadata"]["name"])["data"]
+    found: Object | None = yaml.safe_load(data["bridge.yaml"]) if "bridge.yaml" in data else None
+    return found
 
 
 def jobs(objects: Sequence[Object]) -> dict[str, Object]:
@@ -90,6 +98,8 @@ def pods(objects: Sequence[Object]) -> dict[str, Object]:
     """Name -> pod spec, of all that runs one, stages included."""
     workloads = [each for each in objects if each["kind"] in ("CronJob", "Deployment", "Job", "Pod")]
     found = {each["metadata"]["name"]: pod(each) for each in workloads}
+    if (mirror := bridge(objects)) is not None:
+        found["bridge"] = pod(mirror)
     return found | {name: pod(job) for name, job in jobs(objects).items()}
 
 

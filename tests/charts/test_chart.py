@@ -14,6 +14,7 @@ from tests.charts.rendering import (
     CHART,
     CRD,
     PRESETS,
+    bridge,
     helm,
     one,
     pod,
@@ -100,7 +101,9 @@ def test_the_schemas_refuse_what_the_api_server_would(schemas: tuple[Path, bool]
             conforms(objects, schemas, tmp_path)
 
 
-@pytest.mark.parametrize("values", [{}, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize(
+    "values", [{}, FULL, {"provisioner": "queued-resource"}], ids=["plain", "full", "queued-resource"]
+)
 def test_every_pod_meets_the_restricted_pod_security_standard_and_has_limits(values: dict[str, Any]) -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root."""
     for name, spec in pods(render(values)).items():
@@ -321,6 +324,17 @@ def test_node_pools_that_are_made_for_a_run_outlive_its_controller_by_a_bound(pr
         command = ["python", "-m", "deploy.provisioners.dead_man", "--run-dir", "gs://my-bucket/mine"]
         assert spec["containers"][0]["args"] == command
         assert (each["spec"]["schedule"], each["spec"]["concurrencyPolicy"]) == ("*/10 * * * *", "Forbid")
+
+
+@pytest.mark.parametrize("provisioner", ["existing", "gke", "queued-resource", "auto"])
+def test_a_stage_on_tpu_vms_has_its_log_mirrored_by_an_ordinary_pod(provisioner: str) -> None:
+    found = bridge(render({"provisioner": provisioner}))
+    assert (found is not None) == (provisioner in ("queued-resource", "auto"))
+    if found is not None:
+        spec = pod(found)
+        assert spec["containers"][0]["image"].startswith("registry/controller")
+        assert "google.com/tpu" not in str(spec["containers"][0]["resources"])
+        assert not spec["automountServiceAccountToken"] and spec["serviceAccountName"] == "mine-trainer"
 
 
 def test_the_controller_is_alone_on_nodes_that_stay() -> None:

@@ -185,6 +185,7 @@ class World:
     def preempt(self, zone: str, name: str | None = None) -> Holding | None:
         """Take the newest spot slice of a zone away, or this one; what was taken. The capacity stays as it is."""
         with self._lock:
+            self.settle()
             held = [one for one in self.held() if one.zone == zone and one.spot and name in (None, one.name)]
             if not held:
                 return None
@@ -194,6 +195,7 @@ class World:
     def set_capacity(self, zone: str, chips: int) -> None:
         """From now on; spot slices beyond it are preempted, the newest first."""
         with self._lock:
+            self.settle()
             self.zones[zone].capacity = chips
             while self.free(zone) < 0 and self.preempt(zone) is not None:
                 pass

@@ -5,3 +5,7 @@
 the life of a pod, of a container's place in it, and of one process. Where a simulated node does what a real one does, the
 code names the page that says so; where it does not, the module says that.
 """
+
+import pytest
+
+pytest.register_assert_rewrite("tests.cluster.outcomes", "tests.cluster.releases")

@@ -5,6 +5,7 @@ It has one ordinary node and two spot v6e-8, and looks every second for nodes th
 replaced by a new one after a while, as a node pool does.
 """
 
+import argparse
 import itertools
 import os
 import signal
@@ -135,7 +136,10 @@ def _process() -> psutil.Process | None:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    commands = {"up": up, "down": down, "images": build_images, "serve": serve}
+    parser = argparse.ArgumentParser("python -m tests.cluster", description=__doc__)
+    parser.add_argument("command", choices=commands)
     try:
-        {"up": up, "down": down, "images": build_images, "serve": serve}[sys.argv[1]]()
+        commands[parser.parse_args().command]()
     except (NoGoToolchain, Missing) as problem:
         sys.exit(str(problem))

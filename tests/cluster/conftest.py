@@ -1,5 +1,6 @@
 """The cluster's tests run only when they are asked for: `make test-cluster`, or `pytest -m cluster`."""
 
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from tests.cluster.images import Image, Images
 from tests.cluster.node import cpu_node, v6e_node
 from tests.cluster.releases import SETTINGS, Release
 from tests.images import build
+
+# The API server is restarted on purpose, and everybody asks again.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -43,7 +43,7 @@ def assert_same_weights(one: Release, other: Release, stage: str) -> None:
 def assert_same_ending(one: Release, other: Release) -> None:
     """Shards, rollouts, pairs, evaluation answers and weights: the same bytes."""
     mine, its = results(one), results(other)
-    assert sorted(mine) == sorted(its)
+    assert (sorted(set(mine) - set(its)), sorted(set(its) - set(mine))) == ([], []), "only here, only there"
     assert {name.partition("/")[0] for name in mine} > {"corpus", "synth", "preference", "agent-eval"}
     assert [name for name in mine if mine[name] != its[name]] == []
     for stage in ("pretrain", "sft", "preference"):

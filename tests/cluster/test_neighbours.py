@@ -49,6 +49,6 @@ def test_three_runs_end_each_by_itself(cluster: Cluster, quiet: Release, runs: s
         )
         named = {one.name for one in asked if one.name and one.resource != "nodes"}
         assert named and all(mine.fullmatch(name) for name in named), named
-        assert {one.code for one in asked if one.verb == "delete"} <= {200}
+        assert {one.code for one in asked if one.verb == "delete"} <= {200, 404}, "or it is gone already"
     second.uninstall()
     third.uninstall()

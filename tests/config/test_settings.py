@@ -153,3 +153,11 @@ def test_what_synth_cannot_do_is_refused(assignment: str, told: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         load("demo", [assignment], environment={})
     assert told in str(error.value)
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_told_without_errno(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, why in (("missing", "no such file or directory"), (".", "is a directory"), ("binary", "it is not UTF-8")):
+        with pytest.raises(ConfigurationError, match=rf"cannot read --config .*\({why}.*: give a YAML file") as error:
+            load("demo", config_file=tmp_path / name, environment={})
+        assert "Errno" not in str(error.value)

@@ -115,7 +115,7 @@ def test_a_missing_or_damaged_corpus_is_named(store: LocalStore) -> None:
     with pytest.raises(ValueError, match="index.json is damaged"):
         read_index(store)
     store.write(INDEX, b"{}")
-    with pytest.raises(ValueError, match="index.json is damaged .context: Field required"):
+    with pytest.raises(ValueError, match="index.json is damaged .context has to be given"):
         read_index(store)
 
 

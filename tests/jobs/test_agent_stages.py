@@ -114,7 +114,7 @@ def test_a_soul_that_is_not_there_is_one_line(agent: Path, capsys: pytest.Captur
     before = sorted((agent / "config").iterdir())
     assert main(["run", "--run-dir", str(agent), "--set", "soul=/nowhere/SOUL.md"]) == Exit.CONFIGURATION
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line == "nanocode: cannot read soul /nowhere/SOUL.md (No such file or directory): correct the setting `soul`"
+    assert line == "nanocode: cannot read soul /nowhere/SOUL.md (no such file or directory): correct the setting `soul`"
     assert sorted((agent / "config").iterdir()) == before
 
 

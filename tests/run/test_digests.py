@@ -45,7 +45,7 @@ def test_a_soul_that_is_not_there_is_named(run: RunDirectory, tmp_path: Path) ->
     with pytest.raises(ConfigurationError) as error:
         stage_digests(load("demo", [f"soul={tmp_path}/absent.md"], environment={}), run)
     told = str(error.value)
-    assert told == f"cannot read soul {tmp_path}/absent.md (No such file or directory): correct the setting `soul`"
+    assert told == f"cannot read soul {tmp_path}/absent.md (no such file or directory): correct the setting `soul`"
 
 
 @pytest.mark.parametrize(

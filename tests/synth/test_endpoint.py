@@ -171,7 +171,7 @@ LASTING: dict[str, tuple[Answer, type[EndpointError], str, int]] = {
     "JSON that is always cut off": (Answer(WHOLE[:40]), EndpointUnavailable, r"damaged or cut off .*\(4 tries\)", 4),
     "an error that comes as an answer": (Answer(b'{"error": {"message": "overloaded", "code": 502}}'), EndpointUnavailable, r"the answer is an error: overloaded \(4 tries\)", 4),
     "always a web page": (Answer(b"<html>"), BadAnswer, r"a web page, not JSON: check the url, .*\(3 tries\)", ANSWER_TRIES),
-    "always another schema": (Answer(b'{"a": 1}'), BadAnswer, r"another shape .*choices: Field required", ANSWER_TRIES),
+    "always another schema": (Answer(b'{"a": 1}'), BadAnswer, r"another shape .*choices: has to be given", ANSWER_TRIES),
     "refuses every time": (completion(None, refusal="I cannot."), Refusal, r"the model refuses: I cannot\. \(3 tries\)", ANSWER_TRIES),
     "always empty": (completion(""), EmptyAnswer, r"the answer is empty \(3 tries\)", ANSWER_TRIES),
     "never a choice": (Answer(b'{"choices": []}'), EmptyAnswer, "no choices", ANSWER_TRIES),

@@ -262,11 +262,43 @@ spec:
     - {name: coordinator, port: 8482}
 {{- end -}}
 
-{{/* Every stage's documents, by file name. */}}
+{{/* Mirrors the log of a stage that runs on TPU VMs; the controller adds names and the attempt. */}}
+{{- define "nanocode.bridge" -}}
+{{- $run := include "nanocode.run" . -}}
+{{- $command := list "python" "-m" "deploy.kubernetes.bridge" "--run-dir" (include "nanocode.runDirectory" .) -}}
+{{- $args := concat $command (list "--stage" "$(NANOCODE_STAGE)" "--attempt" "$(NANOCODE_ATTEMPT)") -}}
+{{- $account := printf "%s-trainer" $run -}}
+{{- $pod := dict "root" . "name" "bridge" "account" $account "args" $args "tokenless" true -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ $run }}-bridge
+  labels:
+    {{- include "nanocode.runLabels" . | nindent 4 }}
+    app.kubernetes.io/component: bridge
+    app.kubernetes.io/managed-by: nanocode
+spec:
+  backoffLimit: 100 # it may come and go: the attempt does not notice
+  template:
+    metadata:
+      labels:
+        {{- include "nanocode.runLabels" . | nindent 8 }}
+        app.kubernetes.io/component: bridge
+        app.kubernetes.io/managed-by: nanocode
+    spec:
+      restartPolicy: OnFailure
+      {{- include "nanocode.controllerPod" $pod | nindent 6 }}
+{{- end -}}
+
+{{/* Every stage's documents, by file name, and the bridge's where stages may run on TPU VMs. */}}
 {{- define "nanocode.templates" -}}
 {{- $root := . -}}
 {{- range $name, $_ := .Values.stages }}
 {{ $name }}.yaml: |
   {{- include "nanocode.stage" (dict "root" $root "name" $name) | nindent 2 }}
+{{- end }}
+{{- if has .Values.provisioner (list "queued-resource" "auto") }}
+bridge.yaml: |
+  {{- include "nanocode.bridge" . | nindent 2 }}
 {{- end }}
 {{- end -}}

@@ -61,5 +61,13 @@ def install(server: ApiServer, directory: str, hosts: int = 1, **spec: Any) -> O
     data = {
         f"{stage}.yaml": template(stage, hosts if STAGES[stage].machine == "accelerator" else 1) for stage in order()
     }
+    container = {
+        "name": "bridge",
+        "image": "registry:5000/controller:1",
+        "args": ["python", "-m", "deploy.kubernetes.bridge"],
+    }
+    pod = {"restartPolicy": "OnFailure", "containers": [container]}
+    mirror = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"backoffLimit": 100, "template": {"spec": pod}}}
+    data["bridge.yaml"] = yaml.safe_dump(mirror)
     server.put("configmaps", {"metadata": {"name": TEMPLATES}, "data": data})
     return server.put("trainingruns", training_run(directory, **spec))

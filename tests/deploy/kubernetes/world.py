@@ -93,6 +93,10 @@ class World:
 
     def done(self, stage: str, attempt: int = 1) -> None:
         """The stage has published its marker, and its Job is complete."""
+        self.publish(stage, attempt)
+        self.ended(f"{RUN}-{stage}-{attempt}", "Complete")
+
+    def publish(self, stage: str, attempt: int = 1) -> None:
         at = datetime.fromtimestamp(self.now, UTC)
         digest = stage_digests(read_settings(self.directory), self.directory)[stage]
         marker = Marker(
@@ -104,4 +108,3 @@ class World:
             ended=at,
         )
         self.directory.finish(stage, marker)
-        self.ended(f"{RUN}-{stage}-{attempt}", "Complete")

@@ -16,7 +16,7 @@ from deploy.controller.observed import Attempt, Observed, Process, Seen, Slice, 
 from deploy.controller.reconcile import Reconciler
 from deploy.provisioners.gke import NodePools
 from deploy.provisioners.gke_client import Container
-from deploy.provisioners.labels import SLICE, run_label
+from deploy.provisioners.labels import SLICE, name_of, run_label
 from nanocode.config.settings import Budget, Cloud, Controller
 from nanocode.run.attempts import End, Stop
 from nanocode.run.intent import Intent
@@ -31,6 +31,7 @@ ACTS = ("CreateNodePool", "DeleteNodePool")
 LOOKS = ("ListNodePools", "GetNodePool", "GetOperation", "ListOperations", "GetCluster")
 LOST = (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE, Code.INTERNAL, Code.ABORTED)
 DIGEST = "a" * 32
+RUN = run_label("gs://b/r")
 
 
 class Memory:
@@ -163,11 +164,18 @@ class Schedule:
         self._bill_is_whole()
 
     def _bill_is_whole(self) -> None:
-        """Nothing that the cloud bills is missing from ours: it is rounded up."""
+        """Nothing that the cloud bills is missing from ours, which is rounded up; but for machines that came and went
+        while nobody looked, and those that an instance group makes again in a pool that we have given up."""
         written = self.journal.read()
         ours = policies.bill(Observed(self.now(), written.intent, written.stages, written.slices))
         chips = 16 if self.cloud.topology == "4x4" else 8
-        theirs = self.world.bill({zone: dollars / chips for zone, dollars in self.prices.items()})
+        known = {name_of(RUN, name): one for name, one in self.journal.slices.items() if one.ready is not None}
+        theirs = sum(
+            line.hours(self.now()) * self.prices[line.zone] / chips
+            for line in self.world.ledger
+            if (one := known.get(line.name)) is not None
+            and (one.trouble is not Trouble.PREEMPTED or line.begin < (one.released or self.now()))
+        )
         if sum(ours.values()) < theirs - 1e-6:
             self.broken.append(f"${theirs:.4f} by the cloud, ${sum(ours.values()):.4f} by us")
 
@@ -185,7 +193,7 @@ class Mind:
         container = Container(one.gke.where, one.gke.direct)
         self.pools = NodePools(
             container,
-            run_label("gs://b/r"),
+            RUN,
             "ada",
             one.gke.view,
             lambda: one.cloud,

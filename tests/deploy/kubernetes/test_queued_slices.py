@@ -1,0 +1,245 @@
+"""A TrainingRun whose slices are queued resources, and one whose provisioner changes while it holds a slice."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.kubernetes import loop, queued_slices
+from deploy.kubernetes.client import Cluster
+from deploy.local import keeper
+from deploy.provisioners import auto, regions
+from deploy.provisioners.gke_client import Container
+from deploy.provisioners.labels import name_of, run_label
+from deploy.provisioners.queued import Connection
+from deploy.provisioners.vm import assignments
+from deploy.provisioners.vm.assignments import WorkerNote
+from nanocode.run.attempts import Ending, ExitRecord
+from nanocode.run.exits import Exit
+from tests.clouds.gke import FakeGke
+from tests.clouds.tpu import InProcess, TpuService
+from tests.clouds.world import World as Clouds
+from tests.clouds.world import Zone
+from tests.deploy.kubernetes.api_server import ApiServer
+from tests.deploy.kubernetes.releases import TEMPLATES
+from tests.deploy.kubernetes.world import World
+
+A, B = "us-east5-a", "us-east5-b"
+IMAGE = "us-docker.pkg.dev/lab/nanocode/jobs@sha256:" + "0" * 64
+PRETRAIN = ("pretrain", 1)
+
+
+class Run(World):
+    """A TrainingRun in a cluster, with both clouds beside it."""
+
+    def __init__(
+        self, server: ApiServer, cluster: Cluster, folder: Path, patch: pytest.MonkeyPatch, **spec: Any
+    ) -> None:
+        zones = {"zones": [A, B], "dollarsPerSliceHour": {A: 4.0, B: 5.0}}
+        super().__init__(server, cluster, folder, **zones, settings={"cloud.image": IMAGE}, **spec)
+        self.clouds, self.pools = Clouds(lambda: self.now), Clouds(lambda: self.now)
+        for world in (self.clouds, self.pools):
+            world.zones = {A: Zone(capacity=8), B: Zone(capacity=8)}
+        self.tpu, self.gke = TpuService(self.clouds), FakeGke(self.pools, serves=False)
+        patch.setattr(queued_slices, "connect", lambda cloud: Connection(InProcess(self.tpu), "lab"))
+        patch.setattr(loop.gke_client, "connect", lambda cloud: Container(self.gke.where, self.gke.direct))
+
+    def until_pretrain(self) -> None:
+        self.rounds()
+        for stage in ("tokenizer", "synth", "corpus"):
+            self.done(stage)
+            self.rounds(2)
+
+    @property
+    def queued(self) -> dict[str, str]:
+        """Queued resources, and their states."""
+        self.clouds.settle()
+        return {name.rpartition("/")[2]: one.state.name for name, one in self.tpu.all.items()}
+
+    def called(self, number: int) -> str:
+        return name_of(run_label(self.directory.store.url), f"slice-{number}")
+
+    def vm_says(self, slice: str = "slice-1") -> None:
+        """Its VM has taken up the attempt, and begun it."""
+        note = WorkerNote(of=1, at=self.now).model_dump_json().encode()
+        self.directory.store.write(f"{assignments.folder(slice)}/worker-0.json", note)
+        self.directory.store.create(f"{self.directory.attempt_folder(*PRETRAIN)}/{keeper.NAME}", b"{}")
+
+    def done_on_vms(self) -> None:
+        """The stage has published its marker, and its container ends."""
+        self.publish("pretrain")
+        self.container_ends(Exit.DONE)
+
+    def container_ends(self, code: int, key: tuple[str, int] = PRETRAIN) -> None:
+        end = ExitRecord(code=code, at=self.now, reason="").model_dump_json().encode()
+        self.directory.store.create(assignments.exit_name(self.directory, key, 0), end)
+
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def make(
+    server: ApiServer, cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> MakeRun:
+    return lambda **spec: Run(server, cluster(timeout=(1.0, 1.0)), tmp_path, monkeypatch, **spec)
+
+
+def test_a_stage_trains_on_the_vms_of_a_slice_and_the_others_are_jobs(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    assert list(run.queued) == [run.called(1)]
+    run.rounds(8)
+    assigned = assignments.assignment(run.directory, "slice-1", PRETRAIN)
+    assert assigned is not None and assigned.image == IMAGE
+    assert "r-corpus-1" in run.jobs
+    assert "start up" in run.status["message"]
+    run.vm_says()
+    run.rounds(2)
+    run.directory.store.create("pretrain/attempts/1/metrics/0-0.jsonl", b"{}\n")
+    at = run.now
+    run.change(cancel=True)
+    run.rounds(2)
+    assert "STOP.json" in run.directory.store.children("pretrain/attempts/1")
+    run.container_ends(Exit.PREEMPTED)
+    run.rounds(8)
+    end = run.end_of("pretrain")
+    assert end is not None and end.ending is Ending.STOPPED
+    assert run.status["phase"] == "Cancelled" and run.queued == {}
+    (holding,) = run.clouds.ledger
+    assert holding.end is not None and holding.end >= at
+    theirs = run.clouds.bill({A: 0.5, B: 0.0})
+    assert theirs <= run.status["costDollars"] + 0.01 <= theirs + 0.05
+
+
+def test_a_slice_that_is_taken_away_costs_an_attempt_and_the_next_zone_is_asked(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    run.vm_says()
+    run.rounds()
+    assert run.clouds.preempt(A) is not None
+    run.rounds(12)
+    end = run.end_of("pretrain")
+    assert end is not None and end.ending is Ending.PREEMPTED
+    assert [holding.zone for holding in run.clouds.ledger] == [A, B]
+    assert run.queued == {run.called(2): "ACTIVE"}, "what was suspended is deleted"
+    assert (run.status["preemptions"], run.status["failures"]) == (1, 0)
+
+
+def test_auto_is_the_api_in_which_the_project_has_quota(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = auto.Quotas(tpu=64, compute=0)
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: found)
+    run = make(provisioner="auto")
+    run.until_pretrain()
+    assert list(run.queued) == [run.called(1)] and run.gke.pools == {}
+
+
+def test_auto_without_any_quota_is_a_sentence_and_nothing_is_asked_for(
+    make: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: auto.Quotas(tpu=0, compute=4))
+    run = make(provisioner="auto")
+    run.until_pretrain()
+    assert run.queued == {} and run.gke.pools == {}
+    assert any("v6e-8 needs 8" in said for said in run.events("Refused"))
+
+
+@pytest.mark.parametrize(("before", "after"), [("queued-resource", "gke"), ("gke", "queued-resource")])
+def test_a_slice_stays_with_who_made_it_when_the_spec_names_another_provisioner(
+    make: MakeRun, before: str, after: str
+) -> None:
+    run = make(provisioner=before)
+    run.until_pretrain()
+    run.rounds(8)
+    there = [*run.queued, *run.gke.pools]
+    assert there == [run.called(1)]
+    run.change(provisioner=after)
+    run.controller = run.another_controller()
+    run.rounds(3)
+    assert [*run.queued, *run.gke.pools] == there, "it is of use as it is"
+    assert run.events("Preempted") == []
+    run.change(cancel=True)
+    run.rounds(3)
+    if before == "queued-resource":
+        run.container_ends(Exit.PREEMPTED)
+    else:
+        run.server.objects.pop(("pods", "r-pretrain-1-0-abcde"), None)
+    run.rounds(20)
+    assert run.status["phase"] == "Cancelled"
+    assert run.queued == {} and run.gke.pools == {}, "nothing is left behind"
+
+
+def test_the_next_slice_is_asked_of_the_provisioner_that_the_spec_names_by_then(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    run.vm_says()
+    run.change(provisioner="gke")
+    run.rounds(2)
+    assert run.clouds.preempt(A) is not None
+    run.rounds(12)
+    assert run.queued == {} and list(run.gke.pools) == [run.called(2)]
+    assert [one.maker for one in run.controller._run.journal.slices] == ["queued-resource", "gke"]  # type: ignore[union-attr]
+
+
+def test_deleting_a_run_after_such_a_change_leaves_nothing_in_either_cloud(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    run.change(provisioner="existing")
+    run.rounds(2)
+    run.cluster.delete("trainingruns", "r")
+    run.rounds(3)
+    run.container_ends(Exit.PREEMPTED)
+    run.rounds(20)
+    assert ("trainingruns", "r") not in run.server.objects
+    assert run.queued == {}
+
+
+def test_zones_elsewhere_are_refused_before_anything_begins(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "refuse_elsewhere", lambda url, zones: regions.refuse_elsewhere("gs://mine/d24", zones))
+    monkeypatch.setattr(regions, "bucket_places", lambda url: ("europe-west4",))
+    run = make(provisioner="queued-resource")
+    run.rounds(3)
+    assert run.jobs == [] and run.queued == {}
+    assert "gcloud storage buckets create gs://mine-us-east5 --location=us-east5" in run.status["message"]
+    monkeypatch.setattr(regions, "bucket_places", lambda url: ("us",))
+    run.change(spot=True)
+    run.controller = run.another_controller()
+    run.rounds(2)
+    assert run.jobs
+
+
+def test_a_pod_mirrors_the_log_and_whatever_happens_to_it_the_attempt_goes_on(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    job = run.server.objects["jobs", "r-pretrain-1"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "bridge"
+    assert {one["name"]: one["value"] for one in container["env"]} == {
+        "NANOCODE_STAGE": "pretrain", "NANOCODE_ATTEMPT": "1"
+    }  # fmt: skip
+    run.vm_says()
+    run.rounds()
+    run.pod("r-pretrain-1", {"terminated": {"exitCode": 137}})
+    run.ended("r-pretrain-1", "Failed", "BackoffLimitExceeded")
+    run.rounds(2)
+    run.cluster.delete("jobs", "r-pretrain-1")
+    run.rounds(3)
+    assert run.end_of("pretrain") is None and run.status["failures"] == 0 and list(run.queued) == [run.called(1)]
+    run.done_on_vms()
+    run.rounds(2)
+    end = run.end_of("pretrain")
+    assert end is not None and end.ending is Ending.DONE
+
+
+def test_a_chart_without_a_bridge_costs_the_mirror_and_nothing_else(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    del run.server.objects["configmaps", TEMPLATES]["data"]["bridge.yaml"]
+    run.until_pretrain()
+    run.rounds(8)
+    assert assignments.assignment(run.directory, "slice-1", PRETRAIN) is not None
+    assert "r-pretrain-1" not in run.jobs and run.events("Unreachable") == []
