@@ -34,7 +34,7 @@ test-image: $(READY) ## build the controller's and the cpu image without an engi
 test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
 	.venv/bin/python -m pytest -q -rs -m cluster tests/cluster
 
-cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes on this machine, to play with
+cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes and a bucket on this machine, to play with
 	@.venv/bin/python -m tests.cluster up
 
 cluster-down: $(READY) ## end it

@@ -1,6 +1,6 @@
 """The laptop cluster: `python -m tests.cluster up` leaves one running, `images` builds what it can run, `down` ends it.
 
-It has one ordinary node and two spot v6e-8, and looks every second for nodes that are told what befalls them:
+A bucket is emulated beside it, in memory, and .cluster/values.yaml has what the chart needs to know of all this. It has one ordinary node and two spot v6e-8, and looks every second for nodes that are told what befalls them:
 `kubectl annotate node v6e-0 nanocode.dev/fault=preempt` (or vanish, hang, resume). A preempted or vanished machine is
 replaced by a new one after a while, as a node pool does.
 """
@@ -16,17 +16,20 @@ import time
 from pathlib import Path
 
 import psutil
+import yaml
 
+from tests import gcs
 from tests.cluster.access import UNREACHABLE, Refused
 from tests.cluster.binaries import NoGoToolchain, binaries
 from tests.cluster.built import describe_built
 from tests.cluster.cluster import Cluster, Missing, require_programs
 from tests.cluster.images import Images
 from tests.cluster.node import Node, cpu_node, v6e_node
+from tests.cluster.releases import laptop_values
 from tests.images.build import missing
 
 FOLDER = Path(".cluster")
-"""pid, kubeconfig and log of the cluster that runs for this checkout."""
+"""pid, kubeconfig, values and log of the cluster that runs for this checkout."""
 IMAGES = FOLDER / "images"
 """Images that are found here can be run; see `tests.cluster.images` for the layout."""
 FAULT = "nanocode.dev/fault"
@@ -49,7 +52,13 @@ def up() -> None:
             if server.poll() is not None:
                 sys.exit(f"the cluster did not start; {FOLDER / 'log'} ends:\n{(FOLDER / 'log').read_text()[-2000:]}")
             time.sleep(0.2)
+    if lack := missing():
+        print(f"# no images, so no run: {lack}")
+    else:
+        print("# building the images, minutes at first ...", flush=True)
+        build_images()
     print(f"export KUBECONFIG={(FOLDER / 'kubeconfig').resolve()} PATH={binaries()}:$PATH")
+    print(f"helm install demo charts/nanocode -f {FOLDER}/values.yaml   # then: kubectl get trainingruns -w")
 
 
 def down() -> None:
@@ -63,7 +72,7 @@ def down() -> None:
         server.wait(60)
     except psutil.TimeoutExpired:
         server.kill()  # the kernel ends its children
-    for name in ("pid", "kubeconfig"):
+    for name in ("pid", "kubeconfig", "values.yaml"):
         (FOLDER / name).unlink(missing_ok=True)
 
 
@@ -71,7 +80,7 @@ def build_images() -> None:
     """Builds the images of the controller and of the jobs, and tells a cluster that runs here about them."""
     if lack := missing():
         sys.exit(f"images cannot be built here: {lack}")
-    print("\n".join(describe_built(IMAGES, "controller", "cpu")))
+    print("\n".join(f"# {name}" for name in describe_built(IMAGES, "controller", "cpu")))
 
 
 def serve() -> None:
@@ -80,6 +89,7 @@ def serve() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     images = Images()
+    FOLDER.joinpath("values.yaml").write_text(yaml.safe_dump(laptop_values(gcs.server()), sort_keys=False))
     with Cluster(images) as cluster:
         cluster.add(cpu_node("cpu-0"), v6e_node("v6e-0"), v6e_node("v6e-1"))
         shown = FOLDER / "kubeconfig.next"

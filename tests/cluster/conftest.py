@@ -14,7 +14,7 @@ from tests.cluster.built import add_built
 from tests.cluster.cluster import Cluster, Missing
 from tests.cluster.images import Image, Images
 from tests.cluster.node import cpu_node, v6e_node
-from tests.cluster.releases import SETTINGS, Release
+from tests.cluster.releases import Release, laptop_values
 from tests.images import build
 
 # The API server is restarted on purpose, and everybody asks again.
@@ -83,20 +83,7 @@ def values(cluster: Cluster) -> Json:
     if lack := build.missing():
         pytest.skip(lack)
     add_built(cluster.images, "controller", "cpu")
-    address = gcs.server()
-    return {
-        "accelerator": "tpu",
-        "spot": True,
-        "bucket": f"gs://{gcs.BUCKET}",
-        "image": {
-            "repository": "localhost/nanocode/cpu",
-            "controllerRepository": "localhost/nanocode/controller",
-            "tag": "test",
-        },
-        "dollarsPerSliceHour": {"pool": 4.32},
-        "extraEnv": {"JAX_PLATFORMS": "cpu", "STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address},
-        "settings": dict(SETTINGS),
-    }
+    return laptop_values(gcs.server())
 
 
 @pytest.fixture(scope="session")

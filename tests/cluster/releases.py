@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.storage.objects import open_store
+from tests import gcs
 from tests.cluster.access import UNREACHABLE, Json, Refused
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
@@ -37,6 +38,23 @@ SETTINGS: Mapping[str, Any] = {
     "controller": {"seconds_between_looks": 1, "retry_seconds": 0.1},
 }  # fmt: skip
 """The demo preset cut to half a minute of computing."""
+
+
+def laptop_values(address: str) -> Json:
+    """Of a run on simulated v6e nodes whose jax computes on CPUs, over the bucket emulated at this address."""
+    return {
+        "accelerator": "tpu",
+        "spot": True,
+        "bucket": f"gs://{gcs.BUCKET}",
+        "image": {
+            "repository": "localhost/nanocode/cpu",
+            "controllerRepository": "localhost/nanocode/controller",
+            "tag": "test",
+        },
+        "dollarsPerSliceHour": {"pool": 4.32},
+        "extraEnv": {"JAX_PLATFORMS": "cpu", "STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address},
+        "settings": dict(SETTINGS),
+    }
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Json:
