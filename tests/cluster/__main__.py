@@ -58,7 +58,8 @@ def up() -> None:
         print("# building the images, minutes at first ...", flush=True)
         build_images()
     print(f"export KUBECONFIG={(FOLDER / 'kubeconfig').resolve()} PATH={binaries()}:$PATH")
-    print(f"helm install demo charts/nanocode -f {FOLDER}/values.yaml   # then: kubectl get trainingruns -w")
+    chart = "charts/nanocode"
+    print(f"helm install demo {chart} -f {chart}/values-demo.yaml -f {FOLDER}/values.yaml   # then: kubectl get tr -w")
 
 
 def down() -> None:
