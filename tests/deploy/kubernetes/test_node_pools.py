@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deploy.kubernetes import run as deploy_run
+from deploy.kubernetes import run as run_module
 from deploy.kubernetes.client import Cluster
 from deploy.kubernetes.node_pools import MACHINE_TYPE, NodePoolView, failed_scale_ups
 from deploy.kubernetes.templates import NODE_POOL, RUN
@@ -108,7 +108,7 @@ class Run(World):
         clouds = Clouds(lambda: self.now)
         clouds.zones = {A: Zone(capacity=0), B: Zone(capacity=8)}
         self.gke = FakeGke(clouds)
-        monkeypatch.setattr(deploy_run.gke_client, "connect", lambda cloud: Container(self.gke.where, self.gke.client))
+        monkeypatch.setattr(run_module.gke_client, "connect", lambda cloud: Container(self.gke.where, self.gke.client))
 
     def pool(self, number: int) -> str:
         return name_of(run_label(self.directory.store.url), f"slice-{number}")

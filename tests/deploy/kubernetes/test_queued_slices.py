@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deploy.kubernetes import loop, queued_slices
+from deploy.kubernetes import queued_slices
+from deploy.kubernetes import run as run_module
 from deploy.kubernetes.client import Cluster
 from deploy.local import keeper
 from deploy.provisioners import auto, regions
@@ -43,7 +44,7 @@ class Run(World):
             world.zones = {A: Zone(capacity=8), B: Zone(capacity=8)}
         self.tpu, self.gke = TpuService(self.clouds), FakeGke(self.pools, serves=False)
         patch.setattr(queued_slices, "connect", lambda cloud: Connection(InProcess(self.tpu), "lab"))
-        patch.setattr(loop.gke_client, "connect", lambda cloud: Container(self.gke.where, self.gke.direct))
+        patch.setattr(run_module.gke_client, "connect", lambda cloud: Container(self.gke.where, self.gke.direct))
 
     def until_pretrain(self) -> None:
         self.rounds()
@@ -199,7 +200,9 @@ def test_deleting_a_run_after_such_a_change_leaves_nothing_in_either_cloud(make:
 
 
 def test_zones_elsewhere_are_refused_before_anything_begins(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "refuse_elsewhere", lambda url, zones: regions.refuse_elsewhere("gs://mine/d24", zones))
+    monkeypatch.setattr(
+        run_module, "refuse_elsewhere", lambda url, zones: regions.refuse_elsewhere("gs://mine/d24", zones)
+    )
     monkeypatch.setattr(regions, "bucket_places", lambda url: ("europe-west4",))
     run = make(provisioner="queued-resource")
     run.rounds(3)
