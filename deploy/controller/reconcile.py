@@ -19,6 +19,7 @@ from nanocode.run.attempts import End, Stop
 log = structlog.get_logger()
 
 ALIVE = (Process.PENDING, Process.RUNNING)
+ENDED = (Process.EXITED, Process.LOST)
 JUMP_SECONDS = 30.0
 """More than a slow round, less than any deadline."""
 STRANGER_SECONDS = 60.0
@@ -52,8 +53,11 @@ class Reconciler:
     def once(self) -> Decision:
         """One round; `Unreachable` when the journal itself gives no answer: then nothing is known, and nothing done."""
         written = self._journal.read()
+        seen = self._processes(written)
+        if seen is not None and any(key in seen and seen[key].process in ENDED for key in _live(written)):
+            written = self._journal.read()  # it may have published its marker since we read
         now = self._now()
-        decision = decide(self._observed(written, now), written.policy, written.budget)
+        decision = decide(self._observed(written, seen, now), written.policy, written.budget)
         self.untold = []
         for action in decision.actions:
             if not isinstance(action, Tell) or action.key not in written.told:
@@ -84,19 +88,24 @@ class Reconciler:
             self._drift = drift
         return now
 
-    def _observed(self, written: Written, now: float) -> Observed:
+    def _processes(self, written: Written) -> Mapping[tuple[str, int], Seen] | None:
+        """What became of the attempts; None without an answer."""
+        try:
+            return self._backend.observe(_live(written))
+        except Unreachable as error:
+            log.warning("backend gives no answer", error=str(error))
+            return None
+
+    def _observed(self, written: Written, seen: Mapping[tuple[str, int], Seen] | None, now: float) -> Observed:
         """What is written, with what backend and provisioner say at this moment."""
         unknown = set()
         stages, slices, strays = written.stages, written.slices, []
         looked = written.shown if self._looked is None else self._looked
-        try:
-            live = [(stage.name, one.number) for stage in stages for one in stage.attempts if one.live]
-            seen = self._backend.observe(live)
+        if seen is None:
+            unknown.add("backend")
+        else:
             strays = self._strays(stages, seen, now)
             stages = tuple(_with_processes(stage, seen) for stage in stages)
-        except Unreachable as error:
-            log.warning("backend gives no answer", error=str(error))
-            unknown.add("backend")
         try:
             slices = _with_presence(slices, self._provisioner.observe())
             self._looked = now
@@ -149,6 +158,10 @@ class Reconciler:
             case Tell(key, _):
                 if self._journal.told(key):
                     self._tell(action)
+
+
+def _live(written: Written) -> list[tuple[str, int]]:
+    return [(stage.name, one.number) for stage in written.stages for one in stage.attempts if one.live]
 
 
 def _with_processes(stage: Stage, seen: Mapping[tuple[str, int], Seen]) -> Stage:

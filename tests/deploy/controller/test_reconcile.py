@@ -1,6 +1,7 @@
 """One round of the loop, where what is written and what runs do not agree."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from deploy.controller.observed import Process, Seen, Slice
 from deploy.controller.reconcile import STRANGER_SECONDS, Reconciler
 from deploy.controller.record import RunJournal
 from nanocode.config.settings import load
-from nanocode.run.attempts import End, Ending
-from nanocode.run.directory import RunDirectory
+from nanocode.run.attempts import End, Ending, recorded
+from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.intent import change_intent
 from nanocode.storage.objects import LocalStore
 
@@ -90,6 +91,32 @@ def test_a_process_whose_attempt_has_ended_is_killed_at_once(journal: RunJournal
     journal.end(*KEY, End(ending=Ending.FAILED, reason="", at=1.0, progress=0))
     Reconciler(journal, machine, NoSlices(), lambda tell: None).once()
     assert machine.killed == [KEY]
+
+
+class Quick(Machine):
+    """The attempt publishes its marker, and ends, between our reading and our looking."""
+
+    def __init__(self, run: RunDirectory, digest: str) -> None:
+        super().__init__()
+        self._run, self._digest = run, digest
+
+    def observe(self, live: Sequence[tuple[str, int]] = ()) -> dict[tuple[str, int], Seen]:
+        if live:
+            now = datetime.now(UTC)
+            marker = Marker(
+                stage="tokenizer", input_digest=self._digest, attempt=1, outputs={}, metrics={}, started=now, ended=now
+            )
+            self._run.finish("tokenizer", marker)
+        return {key: Seen(Process.EXITED, 0) for key in live}
+
+
+def test_who_is_done_between_two_looks_has_not_failed(journal: RunJournal) -> None:
+    run = journal._run
+    digest = next(stage.digest for stage in journal.read().stages if stage.name == "tokenizer")
+    journal.claim("tokenizer", 1, digest, None)
+    Reconciler(journal, Quick(run, digest), NoSlices(), lambda tell: None).once()
+    end = recorded(run, "tokenizer", 1, End)
+    assert end is not None and end.ending is Ending.DONE
 
 
 class Mute(RunJournal):
