@@ -26,7 +26,10 @@ class Bridge:
         self._shown: set[str] = set()
 
     def lines(self) -> Iterator[str]:
-        """What was published since the last look: by time, those of several hosts with the host before them."""
+        """What was published since the last look: by time, those of several hosts with the host before them.
+
+        All of it or, on `StorageError`, nothing: then the next look begins where this one did.
+        """
         new = [name for name in self._store.children(f"{self._folder}/log") if name not in self._shown]
         hosts = {name.rpartition("-")[0] for name in (*self._shown, *new)}
         said = []
@@ -38,7 +41,7 @@ class Bridge:
                     said.append(
                         (at, f"{host}{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} {record.get('event', '')}")
                     )
-            self._shown.add(name)
+        self._shown.update(new)
         yield from (line for _, line in sorted(said))
 
     def is_over(self) -> bool:
@@ -47,16 +50,16 @@ class Bridge:
 
 def follow(bridge: Bridge, say: Callable[[str], object], sleep: Callable[[float], object] = time.sleep) -> None:
     """Until the attempt has ended; a store that gives no answer is asked again."""
-    over = False
-    while not over:
+    while True:
         try:
             over = bridge.is_over()  # before the last look at the log, which is published before the end is
             for line in bridge.lines():
                 say(line)
+            if over:
+                return
         except StorageError as error:
             print(f"nanocode: {error}", file=sys.stderr, flush=True)
-        if not over:
-            sleep(SECONDS_BETWEEN_LOOKS)
+        sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def main() -> int:

@@ -48,3 +48,24 @@ def test_it_ends_with_the_attempt_and_says_what_came_last(tmp_path: Path, monkey
     monkeypatch.setattr(LocalStore, "children", sometimes)
     follow(Bridge(store, "pretrain", 3), said.append, sleep)
     assert said == ["1970-01-01 00:00:10 saved"]
+
+
+def test_a_store_that_gives_no_answer_amid_the_last_look_costs_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, said, refused = LocalStore(tmp_path), list[str](), list[str]()
+    publish(store, "0-0", (10.0, "stderr", "step 9"))
+    publish(store, "0-1", (20.0, "stderr", "saved"))
+    store.create(f"{FOLDER}/END.json", b"{}")
+    read = LocalStore.read
+
+    def once_not(self: LocalStore, name: str) -> bytes:
+        if name.endswith("0-1.jsonl") and not refused:
+            refused.append(name)
+            raise StorageError("the bucket gives no answer")
+        return read(self, name)
+
+    monkeypatch.setattr(LocalStore, "read", once_not)
+    follow(Bridge(store, "pretrain", 3), said.append, lambda seconds: None)
+    assert refused
+    assert said == ["1970-01-01 00:00:10 step 9", "1970-01-01 00:00:20 saved"]
