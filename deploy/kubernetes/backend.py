@@ -61,7 +61,7 @@ class KubernetesBackend:
         self._cluster, self._run, self._making = cluster, run, making
         self._node_pool = node_pool
         self._patience, self._proven, self._clock = patience, proven, clock
-        self._met: set[Key] = set()
+        self._met, self._mirrored, self._unmirrored = set[Key](), set[Key](), set[Key]()
         self._refused: dict[Key, str] = {}
         self._ran_on: set[tuple[tuple[str, str], ...]] = set()
         self._pods: dict[Key, list[Object]] = {}
@@ -208,16 +208,18 @@ class KubernetesBackend:
 
     def mirror(self, stage: str, attempt: int) -> None:
         """Have the log of an attempt that runs elsewhere shown by a pod here. Nothing depends on it: what is in its way
-        is told once."""
-        if (stage, attempt) in self._met:
+        is told once, and the next look tries again."""
+        key, making = (stage, attempt), self._making()
+        if key in self._mirrored:
             return
-        self._met.add((stage, attempt))
-        making = self._making()
         try:
             job = templates.bridge(self._template(making.templates, BRIDGE), making, stage, attempt)
             self._make("jobs", job, making.owner)
+            self._mirrored.add(key)
         except (ConfigurationError, Invalid, Unreachable) as error:
-            log.warning("the log is in the bucket only", stage=stage, attempt=attempt, error=str(error))
+            if key not in self._unmirrored:
+                log.warning("the log is in the bucket only", stage=stage, attempt=attempt, error=str(error))
+            self._unmirrored.add(key)
 
     def stop(self, stage: str, attempt: int) -> None:
         # Its pods go with it, each with its grace; what they save is in the bucket, and so is what they have said.
@@ -247,9 +249,7 @@ class KubernetesBackend:
     def _template(self, name: str, stage: str) -> str:
         found = self._cluster.get("configmaps", name)
         if found is None:
-            raise ConfigurationError(
-                f"ConfigMap {name}, which spec.templates names, is not there: install the chart again"
-            )
+            raise ConfigurationError(f"ConfigMap {name} of spec.templates is not there: install the chart again")
         text = (found.get("data") or {}).get(f"{stage}.yaml")
         if text is None:
             raise ConfigurationError(f"ConfigMap {name} has no template for stage {stage}: install the chart again")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from deploy.kubernetes import queued_slices
 from deploy.kubernetes import run as run_module
@@ -237,6 +238,19 @@ def test_a_pod_mirrors_the_log_and_whatever_happens_to_it_the_attempt_goes_on(ma
     run.rounds(2)
     end = run.end_of("pretrain")
     assert end is not None and end.ending is Ending.DONE
+
+
+def test_an_api_server_that_gives_no_answer_delays_the_mirror_and_is_told_once(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.server.trouble = lambda verb, resource: 503 if (verb, resource) == ("create", "jobs") else None
+    with capture_logs() as told:
+        run.rounds(8)
+    assert "r-pretrain-1" not in run.jobs
+    assert [one["event"] for one in told].count("the log is in the bucket only") == 1
+    run.server.trouble = lambda verb, resource: None
+    run.rounds()
+    assert "r-pretrain-1" in run.jobs
 
 
 def test_a_chart_without_a_bridge_costs_the_mirror_and_nothing_else(make: MakeRun) -> None:
