@@ -18,7 +18,7 @@ from contextlib import suppress
 from deploy.controller.backend import Unreachable
 from deploy.provisioners.gke_client import connect
 from deploy.provisioners.gke_inventory import NodePoolInventory
-from deploy.provisioners.janitor import Found, Inventory, Verdict, judge
+from deploy.provisioners.janitor import Found, Inventory, Verdict, delete, judge
 from deploy.provisioners.labels import run_label
 from deploy.provisioners.uses import Use, read_use
 from nanocode.config.settings import Cloud
@@ -27,19 +27,22 @@ from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import StorageError, open_store
 
+UNREADABLE = (StorageError, ConfigurationError, ValueError)
+"""What reading a run raises where there is no answer, or no sense in it."""
+
 
 def sweep(run: RunDirectory, label: str, inventory: Inventory, clock: Callable[[], float]) -> list[Verdict]:
-    """Delete what nobody will give back any more; `label`: of the run, on all that is its own."""
+    """Delete what nobody will give back any more; `label`: of the run, on all that is its own.
+
+    What cannot be deleted is told in its verdict, and holds up nothing else.
+    """
     verdicts = [_judged(found, run, clock()) for found in inventory.list() if found.run == label]
-    for one in verdicts:
-        if one.orphan:
-            inventory.delete(one.found)
-    return verdicts
+    return [delete(inventory, one) if one.orphan else one for one in verdicts]
 
 
 def _judged(found: Found, run: RunDirectory, now: float) -> Verdict:
     use: Use | None = None
-    with suppress(StorageError, ConfigurationError, ValueError):
+    with suppress(*UNREADABLE):
         use = read_use(run, found.slice)
     if use is None or found.leaving:
         return judge(found, use, now)
@@ -56,15 +59,16 @@ def main() -> int:
     try:
         run = RunDirectory(open_store(options.run_dir))
         cloud = Cloud()
-        with suppress(StorageError):
+        with suppress(*UNREADABLE):  # then the cluster is the one that this pod is in
             cloud = read_settings(run).cloud
         verdicts = sweep(run, run_label(run.store.url), NodePoolInventory(connect(cloud)), time.time)
     except (Unreachable, ConfigurationError, StorageError) as error:
         print(f"nanocode: {error}", file=sys.stderr)
         return Exit.FAILED
     for one in verdicts:
-        print(f"{one.found.name}: {'deleted' if one.orphan else 'kept'}, {one.reason}", flush=True)
-    return Exit.DONE
+        done = f"not deleted ({one.trouble})" if one.trouble else "deleted" if one.deleted else "kept"
+        print(f"{one.found.name}: {done}, {one.reason}", flush=True)
+    return Exit.FAILED if any(one.trouble for one in verdicts) else Exit.DONE
 
 
 if __name__ == "__main__":

@@ -157,12 +157,13 @@ def sweep(
     for inventory, found in seen.things:
         verdict = judge(found, use_of(found), clock(), bound)
         if verdict.orphan and not dry_run:
-            verdict = _deleted(inventory, verdict)
+            verdict = delete(inventory, verdict)
         verdicts.append(verdict)
     return verdicts
 
 
-def _deleted(inventory: Inventory, verdict: Verdict) -> Verdict:
+def delete(inventory: Inventory, verdict: Verdict) -> Verdict:
+    """The verdict with what became of it."""
     try:
         inventory.delete(verdict.found)
     except (Unreachable, ConfigurationError) as error:

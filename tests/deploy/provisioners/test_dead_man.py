@@ -1,7 +1,9 @@
 """The controller of a run on node pools is killed for good: over the real client, and the fake GKE on loopback."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,9 @@ from deploy.provisioners.gke_client import Container
 from deploy.provisioners.gke_inventory import NodePoolInventory
 from deploy.provisioners.janitor import BOUND_SECONDS
 from nanocode.run.directory import RunDirectory
-from nanocode.storage.objects import StorageError
+from nanocode.run.exits import Exit
+from nanocode.storage.objects import LocalStore, StorageError
+from tests.clouds.world import Code
 from tests.deploy.provisioners.gke_lab import RUN, A, B, Lab
 from tests.deploy.provisioners.scene import LOOK, Scene
 
@@ -88,3 +92,48 @@ def test_where_the_run_cannot_be_read_the_label_s_expiry_counts(
     assert sweep(lab, one.run) == []
     lab.now.seconds += 4 * 3600 + BOUND_SECONDS
     assert sweep(lab, one.run) == ["slice-1"]
+
+
+@pytest.fixture
+def called(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The command as the chart has it begun, for a run whose directory is the test's own folder."""
+    monkeypatch.setattr(dead_man, "connect", lambda cloud: Container(lab.gke.where, lab.gke.client))
+    monkeypatch.setattr(dead_man, "time", SimpleNamespace(time=lab.now))
+    monkeypatch.setattr(sys, "argv", ["dead_man", "--run-dir", str(tmp_path)])
+    return dead_man.main
+
+
+def two_slices(lab: Lab, run: Path) -> None:
+    """That their controller has made, and is gone for two days: longer than their labels say."""
+    pools = lab.another(LocalStore(run).url)
+    pools.request("slice-1", A)
+    pools.request("slice-2", B)
+    lab.now.seconds += 48 * 3600 + BOUND_SECONDS
+
+
+@pytest.mark.parametrize("config", [None, b"model: [", b"no_such_setting: 1\n", b"\xff"], ids=str)
+def test_a_configuration_that_cannot_be_read_keeps_no_expired_slice_alive(
+    lab: Lab, tmp_path: Path, called: Callable[[], int], config: bytes | None
+) -> None:
+    if config is not None:
+        LocalStore(tmp_path).create("config/0.yaml", config)
+    two_slices(lab, tmp_path)
+    assert called() == Exit.DONE
+    lab.now.seconds += BETWEEN
+    assert lab.names == []
+
+
+def test_a_pool_that_cannot_be_deleted_is_told_and_the_others_go(
+    lab: Lab, tmp_path: Path, called: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_slices(lab, tmp_path)
+    lab.world.fail("DeleteNodePool", Code.UNAVAILABLE)
+    assert called() == Exit.FAILED
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("projects/")]
+    assert ["not deleted (GKE gives no answer" in line for line in said] == [True, False]
+    assert ": deleted, its run cannot be read" in said[1]
+    lab.now.seconds += BETWEEN
+    assert len(lab.names) == 1
+    assert called() == Exit.DONE
+    lab.now.seconds += BETWEEN
+    assert lab.names == []
