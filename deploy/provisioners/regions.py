@@ -25,7 +25,8 @@ DUAL = {
 def refuse_elsewhere(run: str, zones: Iterable[str], project: str | None = None, egress: float | None = None) -> None:
     """`ConfigurationError` where a zone is in another region than the bucket of the run directory `run`.
 
-    `egress`: dollars for a GB from region to region. Where nobody says where the bucket is, nothing is refused.
+    `egress`: dollars for a GB from region to region. Where nobody says where the bucket is, nothing is refused;
+    `StorageError` where there is no answer.
     """
     zones = tuple(zones)
     if run.startswith("gs://") and zones:

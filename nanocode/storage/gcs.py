@@ -198,20 +198,21 @@ def open_bucket(name: str) -> "Bucket":
 def bucket_places(url: str) -> tuple[str, ...]:
     """Where a bucket keeps its objects: a region, the two of a dual-region, or `us`, `eu`, `asia`, in lower case.
 
-    Empty where nobody says so: an emulator, or credentials without `storage.buckets.get`, which a run does not need.
+    Empty where nobody says so: an emulator, a bucket that is not there, or credentials without `storage.buckets.get`,
+    which a run does not need. `StorageError` without an answer, for then the bucket may be anywhere.
     """
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
+    from google.api_core.exceptions import Forbidden
+    from google.api_core.exceptions import NotFound as NoBucket
 
     scheme, _, rest = url.partition("://")
     if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST"):
         return ()
     bucket = open_bucket(rest.partition("/")[0])
-    try:
-        bucket.reload(timeout=TIMEOUT_SECONDS)
-    except (GoogleAPIError, GoogleAuthError, RequestException):
-        return ()
+    with translated_gcs(f"gs://{bucket.name}"):
+        try:
+            bucket.reload(timeout=TIMEOUT_SECONDS, retry=gcs_retry())
+        except (Forbidden, NoBucket):
+            return ()
     return tuple(place.lower() for place in bucket.data_locations or [bucket.location] if place)
 
 

@@ -13,6 +13,7 @@ from google.cloud import storage
 from deploy.provisioners import regions
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage import gcs
+from nanocode.storage.objects import StorageError
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,18 @@ def test_the_two_regions_of_a_bucket_of_ones_own_choice_are_both_near(answers: A
         regions.refuse_elsewhere("gs://mine/d24", ["us-east5-b", "us-east1-d"])
 
 
-def test_who_may_not_ask_where_the_bucket_is_is_refused_nothing(answers: Answers) -> None:
-    answers(403, {"error": {"code": 403, "message": "storage.buckets.get denied"}})
+@pytest.mark.parametrize("code", [403, 404])
+def test_where_nobody_says_where_the_bucket_is_nothing_is_refused(answers: Answers, code: int) -> None:
+    answers(code, {"error": {"code": code, "message": "storage.buckets.get denied on mine, or it does not exist"}})
     regions.refuse_elsewhere("gs://mine/d24", ["europe-west4-a"])
     regions.refuse_elsewhere("/home/me/d24", ["europe-west4-a"])
+
+
+def test_a_bucket_that_gives_no_answer_lets_no_zone_pass(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcs, "gcs_retry", lambda: None)
+    answers(503, {"error": {"code": 503, "message": "backend error"}})
+    with pytest.raises(StorageError, match=r"gs://mine .*try again"):
+        regions.refuse_elsewhere("gs://mine/d24", ["europe-west4-a"])
+    answers(401, {"error": {"code": 401, "message": "invalid credentials"}})
+    with pytest.raises(StorageError, match="check the credentials"):
+        regions.refuse_elsewhere("gs://mine/d24", ["europe-west4-a"])
