@@ -26,16 +26,20 @@ DEPTH = 64
 # Folders that hold what programs made or fetched: a hit there is none of the user's. Named as `path`, one is searched.
 SKIPPED = frozenset(
     {
-        ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "site-packages", "__pycache__", ".tox", ".nox",
-        ".eggs", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", "runs",
+        ".git", ".hg", ".svn", "node_modules", "site-packages", "__pycache__", ".tox", ".nox",
+        ".eggs", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints",
     }
 )  # fmt: skip
+# Names that a user's own folders have too: these are skipped for what they hold, as `_is_made` says.
+ENVIRONMENTS = frozenset({".venv", "venv"})
+RUNS = "runs"
 PATTERN_CHARACTERS = 1000
 # Grep stops when it has this many times what it may answer: nobody sees the rest.
 KEPT_ANSWERS = 64
 # Text that goes to the searching process in one message.
 BATCH_CHARACTERS = 8 << 20
 BOM = "\ufeff"
+_RUN_CONFIG = re.compile(r"[0-9]+\.yaml")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO would wait for its other end.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
@@ -220,8 +224,11 @@ def _matches(pattern: str, texts: list[list[str]], seconds: float, most: int) ->
     return [(text, line) for text, line in answer["hits"]]
 
 
-def _walk(folder: int, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
-    """Every text file below the open folder; what is none, or goes away meanwhile, is left out."""
+def _walk(folder: int, prefix: str, depth: int, called: str = "") -> Iterator[tuple[str, str]]:
+    """Every text file below the open folder; what is none, or goes away meanwhile, is left out.
+
+    `called`: the folder's name, unless the search began there.
+    """
     with suppress(OSError), os.scandir(folder) as entries:
         # With its slash a folder sorts among the files as full paths do.
         kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -237,9 +244,24 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
                 except OSError:
                     continue
                 try:
-                    yield from _walk(below, f"{prefix}{name}/", depth - 1)
+                    if not _is_made(below, name, called):
+                        yield from _walk(below, f"{prefix}{name}/", depth - 1, name)
                 finally:
                     os.close(below)
+
+
+def _is_made(folder: int, name: str, within: str) -> bool:
+    """Whether the open folder is a virtual environment, or a run directory (config/<n>.yaml) within `runs`."""
+    with suppress(OSError):
+        if name in ENVIRONMENTS:
+            return stat.S_ISREG(os.stat("pyvenv.cfg", dir_fd=folder, follow_symlinks=False).st_mode)
+        if within == RUNS:
+            config = os.open("config", _FOLDER, dir_fd=folder)
+            try:
+                return any(_RUN_CONFIG.fullmatch(one) for one in os.listdir(config))
+            finally:
+                os.close(config)
+    return False
 
 
 def _parts(path: str) -> list[str]:

@@ -417,12 +417,28 @@ def test_grep_skips_git_and_files_come_sorted(workspace: Workspace, root: Path) 
 
 
 def test_grep_looks_into_what_programs_made_only_when_told_to(workspace: Workspace, root: Path) -> None:
-    for folder in (".venv", "venv", "node_modules", "__pycache__", "runs", "app/node_modules", ".mypy_cache"):
+    made = (".venv", "venv", "node_modules", "__pycache__", "runs/demo", "runs/d24", "app/node_modules", ".mypy_cache")
+    for folder in made:
         (root / folder).mkdir(parents=True)
         (root / folder / "x.py").write_text("one\n")
+    for sign in (".venv/pyvenv.cfg", "venv/pyvenv.cfg", "runs/demo/config/0.yaml", "runs/d24/config/12.yaml"):
+        (root / sign).parent.mkdir(exist_ok=True)
+        (root / sign).write_text("")
     (root / "app" / "runs").write_text("one\n")  # a file
     assert [line.split(":")[0] for line in workspace.grep("one").splitlines()] == ["a.txt", "app/runs"]
     assert workspace.grep("one", "app/node_modules") == "app/node_modules/x.py:1:one"
+    assert workspace.grep("one", "venv") == "venv/x.py:1:one"
+    assert workspace.grep("one", "runs") == "runs/d24/x.py:1:one\nruns/demo/x.py:1:one"
+    assert workspace.grep("one", "runs/demo") == "runs/demo/x.py:1:one"
+
+
+def test_grep_looks_into_a_user_s_own_folders_whatever_they_are_called(workspace: Workspace, root: Path) -> None:
+    own = ["app/config/0.yaml", "app/runs/config/base.yaml", "app/runs/store/config/base.yaml", "app/runs/x.py"]
+    own += ["runs/__init__.py", "runs/kept/config", "venv/make.py"]
+    for name in own:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("one\n")
+    assert [line.split(":")[0] for line in workspace.grep("one").splitlines()] == ["a.txt", *own]
 
 
 def test_a_folder_without_end_is_searched_to_a_depth(workspace: Workspace, root: Path) -> None:
