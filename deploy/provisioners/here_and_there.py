@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from deploy.controller.backend import Backend
+from deploy.controller.backend import Backend, Unreachable
 from deploy.controller.observed import Seen
 from deploy.local.backend import THIS_MACHINE, LocalBackend
 from deploy.provisioners.vms import SliceVms
+from nanocode.storage.objects import StorageError
 
 Key = tuple[str, int]
 
@@ -48,7 +49,10 @@ class HereAndThere:
         return self._there if self._is_there(key) else self._here
 
     def _is_there(self, key: Key) -> bool:
-        return self._on_vms(self._there.slice_of(key))
+        try:
+            return self._on_vms(self._there.slice_of(key))
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
 
 
 class LaptopAndSlices(HereAndThere):
