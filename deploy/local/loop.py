@@ -174,6 +174,7 @@ def _until_rest(
     """The decision after which there is nothing left to do; None when that is left to another controller."""
     silent = 0
     while True:
+        peers.stay()
         try:
             decision, silent = reconciler.once(), 0
         except Unreachable as error:
