@@ -1,6 +1,7 @@
 """Stages that need an accelerator on slices, the others here: two backends as one, told apart by the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from deploy.controller.backend import Backend, Unreachable
 from deploy.controller.observed import Seen
@@ -72,7 +73,8 @@ class LaptopAndSlices(HereAndThere):
     def hurry(self) -> None:
         self._laptop.hurry()
         for stage, attempt in sorted(self._slices.alive):
-            self._slices.kill(stage, attempt)
+            with suppress(Unreachable):  # the wish to leave stands: the controller tells it again
+                self._slices.kill(stage, attempt)
 
     def has_shown(self, stage: str, attempt: int) -> bool:
         return self._laptop.has_shown(stage, attempt)

@@ -8,7 +8,7 @@ from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Process, Slice, Trouble
 from deploy.controller.record import STATUS
 from deploy.local.backend import LocalBackend
-from deploy.provisioners.here_and_there import HereAndThere
+from deploy.provisioners.here_and_there import HereAndThere, LaptopAndSlices
 from deploy.provisioners.vm import assignments
 from deploy.provisioners.vm.assignments import Assignment, WorkerNote
 from deploy.provisioners.vm.watch import SECONDS_AFTER_RELEASE, SECONDS_TO_SAVE, Place, Watcher
@@ -92,6 +92,24 @@ def test_a_claim_that_cannot_be_read_is_an_answer_that_is_missing_and_no_end_of_
             with pytest.raises(Unreachable, match="no answer"):
                 act(*KEY)
     assert both.observe([KEY])[KEY].process is Process.PENDING
+
+
+def test_who_is_in_a_hurry_without_a_network_meets_no_error(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = LaptopAndSlices(LocalBackend(RunDirectory(open_store(tmp_path / "run"))), stand.backend)
+    both.observe([KEY])
+    assert list(both.alive) == [KEY]
+
+    def silent(name: str, *_: object) -> None:
+        raise StorageError("the bucket gives no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(stand.run.store, "create", silent)
+        outage.setattr(stand.run.store, "write", silent)
+        both.hurry()
+        with pytest.raises(Unreachable):
+            both.kill(*KEY)
 
 
 def test_an_attempt_waits_until_its_containers_have_begun(stand: Stand) -> None:
