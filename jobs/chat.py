@@ -20,6 +20,7 @@ from jobs.transcript import Transcript
 from jobs.turn import Desk, open_workspace
 from jobs.undo import Change, undo
 from nanocode.agent.conversation import Conversation, Message, to_json
+from nanocode.agent.workspace import Workspace
 from nanocode.config.refusals import cause
 from nanocode.run.exits import Exit
 
@@ -162,20 +163,29 @@ class Chat:
 
 
 def chat(speaker: Speaker, workspace: Path | None, unsafe_bash: bool) -> int:
-    """Talk until the user leaves."""
+    """Talk until the user leaves, without a workspace in a sample project, which stays if anything in it changed."""
     console = Console(highlight=False)
-    folder = Path(tempfile.mkdtemp(prefix="nanocode-chat-")) if workspace is None else workspace
-    there = open_workspace(folder, speaker.context, unsafe_bash)
-    files = sample_project.FILES if workspace is None else {}
-    for path, text in files.items():
-        there.put(path, text)
-    ask = partial(prompts.ask_on_terminal, stream=sys.stdout) if sys.stdin.isatty() else prompts.refuse
-    desk = Desk(speaker, there, Transcript(console), ask)
+    if workspace is not None:
+        _talk(speaker, open_workspace(workspace, speaker.context, unsafe_bash), console)
+        return Exit.DONE
+    folder, stays = Path(tempfile.mkdtemp(prefix="nanocode-chat-")), False
     try:
-        Chat(desk, prompts.make_prompt(), sample_project.PROMPTS if workspace is None else ()).run()
+        there = open_workspace(folder, speaker.context, unsafe_bash)
+        for path, text in sample_project.FILES.items():
+            there.put(path, text)
+        stays = True  # from here on it may hold work: unless it is seen to hold none, it is not deleted
+        try:
+            _talk(speaker, there, console, sample_project.PROMPTS)
+        finally:
+            stays = there.files() != sample_project.FILES
     finally:
-        if workspace is None and there.files() == files:
-            shutil.rmtree(folder)
-        elif workspace is None:
+        if stays:
             console.print(Text(f"(the sample project stays in {folder})", "dim"))
+        else:
+            shutil.rmtree(folder)
     return Exit.DONE
+
+
+def _talk(speaker: Speaker, workspace: Workspace, console: Console, suggestions: Sequence[str] = ()) -> None:
+    ask = partial(prompts.ask_on_terminal, stream=sys.stdout) if sys.stdin.isatty() else prompts.refuse
+    Chat(Desk(speaker, workspace, Transcript(console), ask), prompts.make_prompt(), suggestions).run()

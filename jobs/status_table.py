@@ -11,13 +11,13 @@ from rich.text import Text
 
 from nanocode.config.prices import GIGABYTE
 from nanocode.report.words import MISSING, dollars, duration, listing, quantity, share
+from nanocode.run.status import RESTING
+from nanocode.storage.objects import StorageError
 
 SECONDS_BETWEEN_LOOKS = 2.0
 MEDIUM, WIDE = 100, 120
 """Widths from which on there is room for more columns."""
 STYLES = {"done": "green", "running": "cyan", "starting": "cyan", "provisioning": "cyan", "failed": "bold red"}
-RESTING = ("done", "failed", "cancelled")
-"""States in which there is nothing more to watch."""
 
 
 def _state(state: str) -> Text:
@@ -115,14 +115,21 @@ def table(found: dict[str, Any], width: int | None = None) -> str:
 
 
 def watch(read: Callable[[], dict[str, Any]]) -> None:
-    """Draw again and again, until there is nothing more to watch or Ctrl-C."""
+    """Draw again and again, until there is nothing more to watch or Ctrl-C.
+
+    A look without an answer is said below the last picture; the first one raises `StorageError`.
+    """
     console = Console()
     found = read()
     with Live(drawn(found, console.width), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         try:
             while found["state"] not in RESTING:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                found = read()
-                live.update(drawn(found, console.width), refresh=True)
+                problem: tuple[Text, ...] = ()
+                try:
+                    found = read()
+                except StorageError as error:
+                    problem = (Text(f"no answer, asked again in a moment: {error}", style="yellow", overflow="fold"),)
+                live.update(Group(drawn(found, console.width), *problem), refresh=True)
         except KeyboardInterrupt:
             pass  # the last picture stays

@@ -111,10 +111,11 @@ class RunJournal:
         return stored.dollars(self._run, settings.prices, self._stored, last)
 
     def _weigh(self, at: float) -> None:
-        """Once an hour; what gives no answer is left for the next look."""
+        """Once an hour. Without an answer the estimate stays as it was until the next look: the round has acted."""
         if self._stored is None or (self._stored and 0 <= at - self._stored[-1][0] < stored.SECONDS_BETWEEN):
             return
-        self._stored.append(_answered(lambda: stored.measure(self._run, at)))
+        with suppress(StorageError):
+            self._stored.append(stored.measure(self._run, at))
 
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""

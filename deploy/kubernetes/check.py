@@ -27,7 +27,8 @@ NEEDED = (
     ("", "nodes", "", ("get", "list")),
 )
 """What the controller uses: API group, resource, subresource, verbs."""
-NEEDED_BY = {"gke": (("", "events", "", ("list",)),)}
+_AUTOSCALERS_EVENTS = (("", "events", "", ("list",)),)
+NEEDED_BY = {"gke": _AUTOSCALERS_EVENTS, "auto": _AUTOSCALERS_EVENTS}
 """Provisioner -> what it uses beside that: the autoscaler's events."""
 
 Answer = tuple[bool, str]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from deploy.controller.actions import Tell
-from deploy.controller.backend import Provisioner
+from deploy.controller.backend import Provisioner, Unreachable
 from deploy.controller.decision import Decision
 from deploy.controller.journal import Written
 from deploy.controller.observed import Slice
@@ -27,16 +27,15 @@ from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
 from deploy.provisioners.regions import refuse_elsewhere
 from nanocode.config.refusals import requirement
-from nanocode.config.settings import Cloud
+from nanocode.config.settings import Cloud, Settings
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
-from nanocode.run.settling import read_settings
 from nanocode.run.status import Status
 from nanocode.storage.objects import open_store
 
-GKE, QUEUED = "gke", "queued-resource"
-PROVISIONERS = (EXISTING, GKE, QUEUED)
+GKE, QUEUED, AUTO = "gke", "queued-resource", "auto"
+PROVISIONERS = (EXISTING, GKE, QUEUED, AUTO)
 
 
 class KubernetesJournal(RunJournal):
@@ -112,9 +111,9 @@ class Run:
         self._pools: NodePools | None = None
         self._queued = QueuedSlices(self.directory, self._cloud_with_image, lambda: self.journal.slices, clock)
         self.journal.waits = self.waits
-        self.journal.maker = lambda: self.spec.provisioner
+        self.journal.maker = self._asked
         attempts = HereAndThere(self.backend, self._queued.vms, self._is_on_vms, self.backend.mirror)
-        provisioner = ByMaker(lambda: self.spec.provisioner, self._held, self._made_by)
+        provisioner = ByMaker(self._asked, self._held, self._made_by)
         self.reconciler = Reconciler(self.journal, attempts, provisioner, tell, clock)
         self.status = Status(self.directory.store.url, clock)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
@@ -144,10 +143,20 @@ class Run:
     def _nodes_are_cool(self) -> bool:
         return self._clock() >= self.backend.cool_until
 
+    def _asked(self) -> str:
+        """Whom new slices are asked of; while `auto` is not decided, who made the last one."""
+        if self.spec.provisioner != AUTO:
+            return self.spec.provisioner
+        return next((one.maker for one in reversed(self.journal.slices) if one.maker), AUTO)
+
     def _made_by(self, maker: str) -> Provisioner:
+        if maker == EXISTING:
+            return self._existing
+        if maker == GKE:
+            return self._node_pools()
         if maker == QUEUED:
             return self._queued.provisioner()
-        return self._node_pools() if maker == GKE else self._existing
+        raise Unreachable(f"nobody is asked for slices: {self.problem or f'provisioner {maker} is not decided'}")
 
     def _maker(self, one: Slice) -> str:
         """A slice of a controller that did not write it down is whose the spec says, or a node pool."""
@@ -213,27 +222,35 @@ class Run:
         policy = self.journal.policy
         return Patience(policy.mistake_minutes * 60, policy.provision_minutes * 60, policy.admission_minutes * 60)
 
+    def _refuse_elsewhere(self, spec: Spec) -> Callable[[Settings], None]:
+        def refuse(settings: Settings) -> None:
+            if spec.provisioner != EXISTING:
+                refuse_elsewhere(self.directory.store.url, settings.controller.zones)
+
+        return refuse
+
     def settle(self, training_run: Object) -> None:
-        """Take up a spec that has changed; `problem` says what is wrong with it. `StorageError` without an answer."""
+        """Take up a spec that has changed, whole or not at all; `problem` says what is wrong with it.
+
+        Raises `StorageError` without an answer.
+        """
         generation = training_run["metadata"].get("generation", 1)
         if generation == self.generation:
             return
         self.problem, self.fatal = "", False
         try:
-            self.spec = trainingrun.spec_of(training_run)
-            if self.spec.provisioner != "existing":
-                refuse_elsewhere(self.directory.store.url, self.spec.zones)
-            if settled.changed(training_run):
-                settled.wish(self.directory, self.spec)
-            settled.settle(self.directory, self.spec)
-            if self.spec.provisioner == "auto":
-                settings = read_settings(self.directory)
-                chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
-                self.spec = self.spec.model_copy(update={"provisioner": chosen})
-            if self.spec.provisioner not in PROVISIONERS:
+            spec = trainingrun.spec_of(training_run)
+            if spec.provisioner not in PROVISIONERS:
                 raise ConfigurationError(
-                    f"provisioner {self.spec.provisioner} is not among {', '.join(PROVISIONERS)}: choose one of them"
+                    f"provisioner {spec.provisioner} is not among {', '.join(PROVISIONERS)}: choose one of them"
                 )
+            if settled.changed(training_run):
+                settled.wish(self.directory, spec)
+            settings = settled.settle(self.directory, spec, self._refuse_elsewhere(spec))
+            if spec.provisioner == AUTO:
+                chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
+                spec = spec.model_copy(update={"provisioner": chosen})
+            self.spec = spec
         except ValidationError as error:
             one = error.errors()[0]
             self.problem = f"spec.{'.'.join(map(str, one['loc']))} cannot be: it {requirement(one)}"

@@ -1,6 +1,7 @@
 """What a TrainingRun's spec asks for, written into the run directory, where jobs and controllers read it."""
 
 import hashlib
+from collections.abc import Callable
 
 from deploy.kubernetes.trainingrun import Object, Spec, overrides
 from nanocode.config.settings import Settings, from_yaml, load
@@ -14,9 +15,10 @@ from nanocode.run.intent import change_intent, forgive, latest_intent
 DECLARED = "# From a TrainingRun: what its spec does not say any more goes back to the preset.\n"
 
 
-def settle(run: RunDirectory, spec: Spec) -> Settings:
+def settle(run: RunDirectory, spec: Spec, refuse: Callable[[Settings], None] = lambda settings: None) -> Settings:
     """The settings that count from here on; `ConfigurationError` or `UsageError` for those that cannot be.
 
+    `refuse` may raise either, before anything is written.
     A configuration that somebody else has begun the run with, such as `nanocode import`, is what ours begins from.
     """
     current = run.latest_config()
@@ -28,6 +30,7 @@ def settle(run: RunDirectory, spec: Spec) -> Settings:
     if before is not None:
         settling.refuse_another(run, settings, before)
     settings = _pinned(settings, before, spec.image)
+    refuse(settings)
     stage_digests(settings, run)  # a file that is not there is refused before anything is written
 
     def accept(line: str) -> None:

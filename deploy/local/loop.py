@@ -4,8 +4,9 @@
 
 Told to leave (SIGTERM, Ctrl-C, a terminal that closes) it behaves as if the user had suspended the run, writes no such
 thing, and leaves when the last attempt on this machine has ended, and slices are given back. A second Ctrl-C has
-attempts leave unsaved, a third one does not wait for slices. While another controller of the run is at work on this
-machine, one that is told to leave leaves everything to it: what it stopped would be begun again there.
+attempts leave unsaved, a third one does not wait for slices, nor for a run directory that gives no answer. While
+another controller of the run is at work on this machine, one that is told to leave leaves everything to it: what it
+stopped would be begun again there.
 
 With slices (`provisioner: queued-resource`) the stages that need an accelerator run there, the others here. While this
 machine sleeps, slices go on for `cloud.unattended_minutes`; what has happened meanwhile is found out afterwards.
@@ -45,8 +46,6 @@ TIMES_TO_LEAVE_AT_ONCE = 2
 PATIENCE = 20
 """Looks in a row at a run directory that gives no answer: then the command ends, and attempts go on. Told to leave
 meanwhile, it has them save and ends with them."""
-
-
 SECONDS_FOR_LAST_WORDS = 5.0
 """How long it is tried to tell what there is to tell, with nothing else left to do."""
 
@@ -76,6 +75,7 @@ class LocalJournal(RunJournal):
         self.said_why = False
         """Whether a stage that was told to leave has said what it saved."""
         self.last: Written | None = None
+        self._asked: list[Slice] = []
 
     def read(self) -> Written:
         self.last = super().read()
@@ -83,6 +83,11 @@ class LocalJournal(RunJournal):
         if not self.leaving:
             return self.last
         return replace(self.last, intent=self.last.intent.model_copy(update={"want": "suspend"}))
+
+    def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
+        zone = super().request(name, zone, dollars_per_hour, at)
+        self._asked.append(Slice(name, zone))  # no later look may get an answer
+        return zone
 
     def stop(self, stage: str, attempt: int, stop: Stop) -> None:
         if self.leaving:
@@ -117,7 +122,13 @@ class LocalJournal(RunJournal):
     @property
     def held(self) -> list[Slice]:
         """Those that may still cost something."""
-        return [one for one in self.slices if one.gone is None]
+        known = {one.name for one in self.slices}
+        return [one for one in self.slices if one.gone is None] + [one for one in self._asked if one.name not in known]
+
+    @property
+    def still_held(self) -> str:
+        names = ", ".join(f"{one.name} in {one.zone}" for one in self.held)
+        return f"{names} may still be there and cost"
 
     def webhook(self) -> str | None:
         return self.last.policy.webhook if self.last is not None else None
@@ -160,7 +171,7 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
 
         provisioner: Provisioner = slices if slices is not None else ThisMachine(journal.price)
         reconciler = Reconciler(journal, backend, provisioner, tell, monotonic=time.monotonic)
-        decision = _until_rest(reconciler, journal, backend, told, peers)
+        decision = _until_rest(reconciler, journal, backend, here, told, peers)
         _tell_the_rest(reconciler, backend, told)
     if decision is None:
         say(f"another controller of this run goes on with it: `nanocode suspend {run.store.url}` stops that, too")
@@ -169,27 +180,28 @@ def control(run: RunDirectory, environment: Mapping[str, str] | None = None) -> 
 
 
 def _until_rest(
-    reconciler: Reconciler, journal: LocalJournal, backend: Machines, told: Told, peers: Peers
+    reconciler: Reconciler, journal: LocalJournal, backend: Machines, here: LocalBackend, told: Told, peers: Peers
 ) -> Decision | None:
     """The decision after which there is nothing left to do; None when that is left to another controller."""
     silent = 0
     while True:
+        peers.stay()
         try:
             decision, silent = reconciler.once(), 0
         except Unreachable as error:
-            silent += 1
+            decision, silent = None, silent + 1
             if silent == 1 or not journal.held:
-                say(str(error))
-            decision = None
+                say(str(error) + (_left_behind(journal) if journal.leaving else ""))
             # With slices it goes on: a laptop that wakes up may be without a network for longer.
             if (silent >= PATIENCE and not journal.held) or journal.last is None:
                 raise StorageError(str(error)) from error
-            backend.observe(())  # which asks the run directory nothing: what has ended is not waited for any more
+            here.observe(())  # which asks the run directory nothing: what has ended is not waited for any more
             if journal.leaving:  # nothing can be written down about it: it counts as preempted
-                for stage, attempt in backend.alive:
-                    backend.stop(stage, attempt)
-                if not backend.alive:
-                    raise StorageError(str(error)) from error
+                for stage, attempt in here.alive:
+                    here.stop(stage, attempt)
+                hurried = told.times > TIMES_TO_LEAVE_AT_ONCE
+                if hurried or not (here.alive or journal.held):
+                    raise StorageError(str(error) + _left_behind(journal, hurried)) from error
         assert journal.last is not None
         if decision is None or not any(isinstance(action, Close) for action in decision.actions):
             if decision is not None and (
@@ -205,6 +217,16 @@ def _until_rest(
             elif peers.leave():
                 return None
             journal.leaving = True
+            silent = 0 if journal.held else silent  # without an answer, the next look says what becomes of slices
+
+
+def _left_behind(journal: LocalJournal, going: bool = False) -> str:
+    """What there is to know of slices when no answer comes from where it is noted that they are given back."""
+    if not journal.held or journal.settings is None:
+        return ""
+    minutes = journal.settings.cloud.unattended_minutes
+    then = "`nanocode slices` lists it" if going else "it is given back when there is an answer (a third Ctrl-C leaves)"
+    return f"; {journal.still_held}: {then}, and deletes itself {minutes:g} minutes after the last controller"
 
 
 def _tell_the_rest(reconciler: Reconciler, backend: Machines, told: Told) -> None:
@@ -225,8 +247,7 @@ def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decisi
         say(f"{decision.reason} with {again}")
         return Exit.FAILED
     if journal.held:
-        names = ", ".join(f"{one.name} in {one.zone}" for one in journal.held)
-        say(f"{names} may still be there and cost: {again} takes it up again, and `nanocode slices` lists it")
+        say(f"{journal.still_held}: {again} takes it up again, and `nanocode slices` lists it")
     elif not journal.leaving:
         say(f"{decision.reason}; {again} takes it up again")
     elif not journal.said_why:

@@ -2,6 +2,7 @@
 
 Each holds a shared lock on a file of the host, which the kernel takes from whoever dies. One that is told to leave
 gives it up and asks for the whole lock: of several that are told at once exactly one gets it, and stops what runs.
+It keeps the whole lock until it has ended; whoever begins meanwhile gets a share only then, and `stay` asks for it.
 """
 
 import fcntl
@@ -21,6 +22,8 @@ class Peers:
         name = hashlib.sha256(url.encode()).hexdigest()[:32]
         self._path = Path(tempfile.gettempdir(), f"nanocode-{os.getuid()}", f"{name}.lock")
         self._handle: int | None = None
+        self._seen = False
+        """Whether we have what others see us by, or want it no more."""
 
     def __enter__(self) -> Self:
         with suppress(OSError):
@@ -28,15 +31,20 @@ class Peers:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self.there = not self._lock(fcntl.LOCK_EX)
         """Whether another one was at work when we began."""
-        self._lock(fcntl.LOCK_SH)
+        self.stay()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._handle is not None:
             os.close(self._handle)
 
+    def stay(self) -> None:
+        """Be seen by the others: for every look, until it has come to that."""
+        self._seen = self._seen or self._lock(fcntl.LOCK_SH)
+
     def leave(self) -> bool:
         """Be none of them any more; whether another one goes on."""
+        self._seen = True
         self._lock(fcntl.LOCK_UN)
         return not self._lock(fcntl.LOCK_EX)
 

@@ -1,11 +1,13 @@
 """Stages that need an accelerator on slices, the others here: two backends as one, told apart by the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from deploy.controller.backend import Backend
+from deploy.controller.backend import Backend, Unreachable
 from deploy.controller.observed import Seen
 from deploy.local.backend import THIS_MACHINE, LocalBackend
 from deploy.provisioners.vms import SliceVms
+from nanocode.storage.objects import StorageError
 
 Key = tuple[str, int]
 
@@ -48,7 +50,10 @@ class HereAndThere:
         return self._there if self._is_there(key) else self._here
 
     def _is_there(self, key: Key) -> bool:
-        return self._on_vms(self._there.slice_of(key))
+        try:
+            return self._on_vms(self._there.slice_of(key))
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
 
 
 class LaptopAndSlices(HereAndThere):
@@ -68,7 +73,8 @@ class LaptopAndSlices(HereAndThere):
     def hurry(self) -> None:
         self._laptop.hurry()
         for stage, attempt in sorted(self._slices.alive):
-            self._slices.kill(stage, attempt)
+            with suppress(Unreachable):  # the wish to leave stands: the controller tells it again
+                self._slices.kill(stage, attempt)
 
     def has_shown(self, stage: str, attempt: int) -> bool:
         return self._laptop.has_shown(stage, attempt)

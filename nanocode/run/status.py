@@ -27,8 +27,10 @@ from nanocode.storage.snapshot import Snapshot
 
 FRESH_SECONDS = 30.0
 """The controller writes its status every 10 s."""
-RESTING = ("failed", "over budget")
-"""States in which a controller may end: they hold until something is begun."""
+STOPPED = ("failed", "over budget")
+"""States that a controller may have ended in against the user's wish: they hold until something is begun."""
+RESTING = ("done", "cancelled", *STOPPED)
+"""States of a run in which there is nothing more to watch."""
 WISHED = {"suspend": "suspended", "cancel": "cancelled"}
 """What the user wants -> the state of a run that does nothing else."""
 RECENT_SEGMENTS = 4
@@ -52,6 +54,7 @@ class Status:
         self._closed: dict[str, tuple[str, Ledger]] = {}
         """Of stages that are done, with the fingerprint of the marker: nothing changes them."""
         self._parsed: dict[str, list[dict[str, Any]]] = {}
+        """Records by segment, of stages that are not closed: about 150 MB for a stage that trains a week."""
 
     def read(self) -> dict[str, Any]:
         """The documented object of `nanocode status --json`; `ConfigurationError` where there is no run."""
@@ -69,7 +72,7 @@ class Status:
             state, reason = told["state"], told["reason"]
         elif state == "unfinished" and intent.want in WISHED:
             state, reason = WISHED[intent.want], f"the user {WISHED[intent.want]} the run"
-        elif state == "unfinished" and told["state"] in RESTING and not self._begun_since(told["at"]):
+        elif state == "unfinished" and told["state"] in STOPPED and not self._begun_since(told["at"]):
             state, reason = told["state"], told["reason"]
             for stage in stages:
                 self._rest(stage, told)
@@ -105,7 +108,7 @@ class Status:
     @staticmethod
     def _rest(stage: dict[str, Any], told: dict[str, Any]) -> None:
         theirs = told["stages"].get(stage["name"], {})
-        if theirs.get("state") in RESTING and stage["state"] != "done":
+        if theirs.get("state") in STOPPED and stage["state"] != "done":
             stage["state"], stage["reason"] = theirs["state"], theirs.get("reason") or None
 
     def _stage(
@@ -148,6 +151,7 @@ class Status:
         if marker is not None and made is not None and now - marker.ended.timestamp() > FRESH_SECONDS:
             # Its last records come after the marker.
             self._closed[name] = made, found
+            self._parsed = {one: kept for one, kept in self._parsed.items() if not one.startswith(f"{name}/")}
         return found
 
     def _records(self, store: Store, segment: str) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def test_the_trainer_may_do_nothing_in_the_api_and_the_controller_nothing_outsid
             assert not {"secrets", "roles", "pods/exec"} & set(rule["resources"])
 
 
-@pytest.mark.parametrize("provisioner", ["existing", "gke"])
+@pytest.mark.parametrize("provisioner", ["existing", "gke", "queued-resource", "auto"])
 def test_the_controllers_permissions_are_those_that_helm_test_asks_about(provisioner: str) -> None:
     check = pytest.importorskip("deploy.kubernetes.check")
     needed = (*check.NEEDED, *check.NEEDED_BY.get(provisioner, ()))

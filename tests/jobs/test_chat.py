@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ import pytest
 from pexpect import fdpexpect
 from rich.console import Console
 
-from jobs.chat import Chat
+from jobs.chat import Chat, chat
 from jobs.sample_project import FILES, PROMPTS
 from nanocode.agent.conversation import Step, User, from_json
 from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.tasks.draw import phrasings
 from nanocode.tasks.words import NOUNS, VERBS, is_held_out
-from tests.jobs.scripted_chat import open_desk
+from tests.jobs.scripted_chat import Scripted, open_desk
 
 FIX = "4"
 ASKED = r"allow this (\w+)\?"
@@ -283,3 +284,17 @@ def test_without_a_terminal_lines_are_read_and_nothing_is_allowed(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert "rejected by user" in done.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["jobs.chat.open_workspace", "nanocode.agent.workspace.Workspace.put"])
+def test_a_sample_project_that_cannot_be_set_up_leaves_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(broken, full)
+    with pytest.raises(OSError, match="no space left"):
+        chat(Scripted(), None, False)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import local
+from jobs import local, status_table
 from jobs.cli import main
 from jobs.status_table import table
 from nanocode.config.settings import load
@@ -28,7 +28,7 @@ from nanocode.run.graph import order
 from nanocode.run.intent import change_intent, latest_intent
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
-from nanocode.storage.objects import Store, open_store
+from nanocode.storage.objects import StorageError, Store, open_store
 
 HELD_BY_NOBODY = "elsewhere:1"
 
@@ -364,3 +364,28 @@ def test_a_finished_run_has_nothing_to_stop(wish: str, run: RunDirectory, capsys
     (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{run.store.url} is done: there is nothing to ")
     assert latest_intent(run).want == "run" and run.store.children("control") == ()
+
+
+@pytest.mark.parametrize("last", ["done", "failed", "cancelled", "over budget"])
+def test_a_watch_outlasts_a_look_without_an_answer_and_ends_where_the_run_rests(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], last: str
+) -> None:
+    monkeypatch.setattr(status_table, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal, where every picture is drawn
+    found = status.read(run.store.url)
+    looks = [
+        *({**found, "state": "running"},) * 2,
+        StorageError("cannot use gs://b: no route"),
+        {**found, "state": last},
+    ]
+    left = iter(looks)
+
+    def read() -> dict[str, Any]:
+        look = next(left)
+        if isinstance(look, StorageError):
+            raise look
+        return look
+
+    status_table.watch(read)
+    assert not list(left), "it ends with the last picture"
+    assert "no answer, asked again in a moment: cannot use gs://b: no route" in capsys.readouterr().out

@@ -3,12 +3,12 @@
 import pytest
 
 from deploy.controller.decision import Decision, State
-from deploy.controller.record import RunJournal
+from deploy.controller.record import STATUS, RunJournal
 from nanocode.config.settings import load
 from nanocode.run import stored
 from nanocode.run.costs import bill
 from nanocode.run.directory import RunDirectory
-from nanocode.storage.objects import open_store
+from nanocode.storage.objects import StorageError, open_store
 from tests.gcs import gcs_url
 
 __all__ = ["gcs_url"]
@@ -59,3 +59,22 @@ def test_nobody_weighs_what_has_no_price_or_is_not_in_a_bucket(gcs_url: str, tmp
         journal.show(IDLE, BEGAN)
         assert run.store.children(stored.FOLDER) == ()
         assert bill(run, journal.settings, [], BEGAN + HOUR).stored == 0.0  # type: ignore[arg-type]
+
+
+def test_a_bucket_that_cannot_be_weighed_spoils_no_round_and_is_weighed_at_the_next_look(
+    gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_at(gcs_url, "prices.storage_gb_month=73000")
+    journal = RunJournal(run)
+    journal.read()
+
+    def silent() -> int:
+        raise StorageError("the bucket gives no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(run.store, "size", silent)
+        journal.show(IDLE, BEGAN)
+    assert run.store.exists(STATUS) and run.store.children(stored.FOLDER) == ()
+    assert journal.read().dollars_stored == 0.0
+    journal.show(IDLE, BEGAN + 10)
+    assert len(run.store.children(stored.FOLDER)) == 1

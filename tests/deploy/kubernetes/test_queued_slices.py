@@ -145,7 +145,23 @@ def test_auto_without_any_quota_is_a_sentence_and_nothing_is_asked_for(
     run = make(provisioner="auto")
     run.until_pretrain()
     assert run.queued == {} and run.gke.pools == {}
+    assert "r-pretrain-1" not in run.jobs, "nor does it go to nodes that happen to be there"
     assert any("v6e-8 needs 8" in said for said in run.events("Refused"))
+
+
+def test_a_refused_change_leaves_everything_as_it_was(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: auto.Quotas(tpu=64, compute=0))
+    run = make(provisioner="auto")
+    run.until_pretrain()
+    run.rounds(8)
+    run.vm_says()
+    run.change(image="localhost/other:1", settings={"cloud.image": IMAGE, "pretrain.stepz": 1})
+    run.rounds(2)
+    assert "did you mean pretrain.steps" in run.status["message"]
+    assert run.clouds.preempt(A) is not None
+    run.rounds(12)
+    assert run.called(2) in run.queued, "another slice is asked of the same API"
+    assert assignments.assignment(run.directory, "slice-2", ("pretrain", 2)) is not None
 
 
 @pytest.mark.parametrize(("before", "after"), [("queued-resource", "gke"), ("gke", "queued-resource")])

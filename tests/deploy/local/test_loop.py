@@ -10,6 +10,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from deploy.local.backend import LocalBackend
+from deploy.local.loop import LocalJournal
 from nanocode.run.attempts import Ending, Stop, recorded
 from nanocode.run.exits import Exit
 from nanocode.run.intent import change_intent, latest_intent
@@ -193,6 +195,19 @@ def test_the_last_words_are_tried_again_and_not_for_long(world: MakeWorld, tries
     assert hook.received.empty()
     hook.server.shutdown()
     hook.server.server_close()
+
+
+def test_a_slice_that_was_just_asked_for_is_held_though_no_look_has_found_it_yet(world: MakeWorld) -> None:
+    one = world()
+    journal = LocalJournal(one.run, LocalBackend(one.run))
+    journal.read()
+    journal.request("slice-1", "us-east5-b", 1.0, time.time())
+    assert [(held.name, held.zone) for held in journal.held] == [("slice-1", "us-east5-b")]
+    journal.read()
+    assert [held.name for held in journal.held] == ["slice-1"], "it is counted once"
+    journal.note("slice-1", "gone", time.time())
+    journal.read()
+    assert journal.held == []
 
 
 def test_what_vanishes_is_begun_again(world: MakeWorld) -> None:

@@ -39,8 +39,10 @@ class Laptop(World):
         change_intent(self.run, stages=STAGES)
         self.cloud = Cloud(folder / "cloud", folder)
 
-    def begin(self) -> subprocess.Popen[str]:
-        return self.start("deploy.local.loop", "--run-dir", self.run.store.url, **self.cloud.environment)
+    def begin(self, *command: str) -> subprocess.Popen[str]:
+        """The controller, or one that this command runs."""
+        command = command or ("deploy.local.loop", "--run-dir", self.run.store.url)
+        return self.start(*command, **self.cloud.environment)
 
     def close(self) -> None:
         super().close()
@@ -101,6 +103,42 @@ def test_told_to_leave_it_saves_and_gives_its_slice_back(laptop: Callable[..., L
     exit = one.exit(1, "pretrain")
     assert exit is not None and (exit.code, exit.reason) == (Exit.PREEMPTED, "told to leave; saved")
     assert one.cloud.is_empty()
+
+
+def test_told_to_leave_without_a_network_it_names_its_slice_and_gives_it_back_later(
+    laptop: Callable[..., Laptop],
+) -> None:
+    one = laptop(pretrain="wait")
+    controller = one.begin("tests.deploy.local.outage", one.run.store.url)
+    one.pid(stage="pretrain")
+    (one.folder / "down").touch()
+    controller.send_signal(signal.SIGINT)
+    time.sleep(3)
+    assert controller.poll() is None and not one.cloud.is_empty()
+    (one.folder / "down").unlink()
+    _, errors = controller.communicate(timeout=60)
+    assert controller.returncode == Exit.PREEMPTED, errors
+    assert f"slice-1 in {A} may still be there and cost: it is given back when there is an answer" in errors
+    assert one.cloud.is_empty()
+
+
+def test_without_a_network_a_third_ctrl_c_leaves_a_slice_behind_and_says_that_it_costs(
+    laptop: Callable[..., Laptop],
+) -> None:
+    one = laptop("cloud.unattended_minutes=0.1", pretrain="wait")
+    controller = one.begin("tests.deploy.local.outage", one.run.store.url)
+    one.pid(stage="pretrain")
+    (one.folder / "down").touch()
+    for _ in range(3):
+        assert controller.poll() is None
+        controller.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+    _, errors = controller.communicate(timeout=20)
+    last = errors.splitlines()[-1]
+    assert f"the bucket gives no answer; slice-1 in {A} may still be there and cost" in last
+    assert "deletes itself 0.1 minutes after the last controller" in last
+    assert not one.cloud.is_empty()
+    until(one.cloud.is_empty, "the slice has deleted itself", 60)
 
 
 def test_while_the_laptop_sleeps_its_slice_goes_on(laptop: Callable[..., Laptop]) -> None:

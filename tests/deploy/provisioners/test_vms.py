@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Process, Slice, Trouble
 from deploy.controller.record import STATUS
+from deploy.local.backend import LocalBackend
+from deploy.provisioners.here_and_there import HereAndThere, LaptopAndSlices
 from deploy.provisioners.vm import assignments
 from deploy.provisioners.vm.assignments import Assignment, WorkerNote
 from deploy.provisioners.vm.watch import SECONDS_AFTER_RELEASE, SECONDS_TO_SAVE, Place, Watcher
@@ -13,7 +16,7 @@ from deploy.provisioners.vms import SECONDS_FOR_THE_CLOUD, SECONDS_TO_OBEY, Slic
 from nanocode.run.attempts import End, Ending, ExitRecord, Stop, record, recorded
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit
-from nanocode.storage.objects import open_store
+from nanocode.storage.objects import StorageError, open_store
 
 KEY = ("pretrain", 1)
 SLICE = "slice-1"
@@ -71,6 +74,42 @@ class Stand:
 @pytest.fixture
 def stand(tmp_path: Path) -> Stand:
     return Stand(tmp_path)
+
+
+def test_a_claim_that_cannot_be_read_is_an_answer_that_is_missing_and_no_end_of_the_controller(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = HereAndThere(LocalBackend(RunDirectory(open_store(tmp_path / "run"))), stand.backend)
+
+    def silent(name: str) -> bytes:
+        raise StorageError("the bucket gives no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(stand.run.store, "read", silent)
+        with pytest.raises(Unreachable, match="no answer"):
+            both.observe([KEY])
+        for act in (both.stop, both.kill, both.forget):
+            with pytest.raises(Unreachable, match="no answer"):
+                act(*KEY)
+    assert both.observe([KEY])[KEY].process is Process.PENDING
+
+
+def test_who_is_in_a_hurry_without_a_network_meets_no_error(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = LaptopAndSlices(LocalBackend(RunDirectory(open_store(tmp_path / "run"))), stand.backend)
+    both.observe([KEY])
+    assert list(both.alive) == [KEY]
+
+    def silent(name: str, *_: object) -> None:
+        raise StorageError("the bucket gives no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(stand.run.store, "create", silent)
+        outage.setattr(stand.run.store, "write", silent)
+        both.hurry()
+        with pytest.raises(Unreachable):
+            both.kill(*KEY)
 
 
 def test_an_attempt_waits_until_its_containers_have_begun(stand: Stand) -> None:
