@@ -60,7 +60,7 @@ def test_suspended_it_saves_and_leaves_resumed_it_goes_on_cancelled_it_ends(rele
     assert release.wait_for("Cancelled")["message"] == "the user cancelled the run"
     wait_until("nothing runs", lambda: not living(release))
     assert release.directory.done("pretrain") is None
-    assert not release.objects("services")
+    wait_until("its Service is gone", lambda: not release.objects("services"))
 
 
 def test_an_upgrade_in_flight_changes_nothing_for_the_attempt_that_runs(release: Release) -> None:
@@ -83,7 +83,7 @@ def test_deleted_in_mid_run_it_takes_its_jobs_along_and_leaves_its_data(release:
     release.wait_for_checkpoint("pretrain")
     release.kubectl("delete", "trainingrun", release.name, "--timeout=100s")
     wait_until("its Jobs go", lambda: not release.objects("jobs") and not living(release))
-    assert not release.objects("services")
+    wait_until("its Service is gone", lambda: not release.objects("services"))
     assert any(name.endswith(".json") for name in release.directory.store.children("pretrain/attempts/1/checkpoints"))
     (controller,) = release.controller_pods()
     assert controller["status"]["phase"] == "Running"
