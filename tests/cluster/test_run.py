@@ -100,7 +100,7 @@ def test_taken_away_again_and_again_it_ends_as_if_nothing_had_happened(
     kept = Counter(job["metadata"]["labels"][STAGE] for job in release.objects("jobs"))
     # The lost attempt's is not: deleting a Job is how its pods are told to end.
     assert kept == Counter(order()) + Counter(["pretrain", "agent-eval"])
-    assert not release.objects("services")
+    wait_until("the last Service is gone", lambda: not release.objects("services"))
     # Its node never came back to say that it has ended: the controller does, by force.
     wait_until("the lost pod is gone", lambda: lost["metadata"]["name"] not in names(release), 180)
     assert {pod["status"]["phase"] for pod in release.objects("pods")} <= {"Succeeded", "Failed"}
