@@ -193,7 +193,7 @@ def keep(run: RunDirectory, stage: str, attempt: int, command: Sequence[str], po
 
         kept.keep_what_was_said = flush
         tee = Tee(process.stderr.fileno(), log)
-        code = process.wait()
+        code = _ended(process)
         tee.join(SECONDS_FOR_LAST_WORDS)
         kept.end()
         flush()
@@ -205,6 +205,13 @@ def keep(run: RunDirectory, stage: str, attempt: int, command: Sequence[str], po
             return Exit.DONE
         pod.tell(reason)
     return code if code >= 0 else 128 - code  # as a shell has it: what a container returns is never negative
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has ended; a wait without a limit misses a signal that comes just before it."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=60)
 
 
 def _is_hung(run: RunDirectory, stage: str, attempt: int) -> bool:
