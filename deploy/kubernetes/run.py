@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -222,12 +223,9 @@ class Run:
         policy = self.journal.policy
         return Patience(policy.mistake_minutes * 60, policy.provision_minutes * 60, policy.admission_minutes * 60)
 
-    def _refuse_elsewhere(self, spec: Spec) -> Callable[[Settings], None]:
-        def refuse(settings: Settings) -> None:
-            if spec.provisioner != EXISTING:
-                refuse_elsewhere(self.directory.store.url, settings.controller.zones)
-
-        return refuse
+    def _refuse_elsewhere(self, spec: Spec, settings: Settings) -> None:
+        if spec.provisioner != EXISTING:
+            refuse_elsewhere(self.directory.store.url, settings.controller.zones)
 
     def settle(self, training_run: Object) -> None:
         """Take up a spec that has changed, whole or not at all; `problem` says what is wrong with it.
@@ -246,7 +244,7 @@ class Run:
                 )
             if settled.changed(training_run):
                 settled.wish(self.directory, spec)
-            settings = settled.settle(self.directory, spec, self._refuse_elsewhere(spec))
+            settings = settled.settle(self.directory, spec, partial(self._refuse_elsewhere, spec))
             if spec.provisioner == AUTO:
                 chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
                 spec = spec.model_copy(update={"provisioner": chosen})

@@ -5,6 +5,7 @@ the image by its digest, the address of the first host, and the node pool.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +72,8 @@ def is_ours(one: Object, owner: Object) -> bool:
 def objects(text: str, making: Making, stage: str, attempt: int, node_pool: str | None = None) -> tuple[Object, Object]:
     """Job and Service of this attempt; `ConfigurationError` for a template that is none."""
     job, service = _documents(text, making.templates, stage)
-    name = job_name(making.run, stage, attempt)
     for one in (job, service):
-        metadata = one.setdefault("metadata", {})
-        metadata |= {"name": name, "namespace": making.namespace, "ownerReferences": [dict(making.owner)]}
-        metadata["labels"] = {**metadata.get("labels", {}), **_labels(making.run, stage, attempt)}
+        _name(one, making, stage, attempt)
     annotations = {IMAGE: making.image, TEMPLATES: making.templates}
     job["metadata"]["annotations"] = {**job["metadata"].get("annotations", {}), **annotations}
     service["spec"]["selector"] = {**service["spec"].get("selector", {}), **_labels(making.run, stage, attempt)}
@@ -93,13 +91,27 @@ def bridge(text: str, making: Making, stage: str, attempt: int) -> Object:
         raise ConfigurationError(
             f"ConfigMap {making.templates} has no Job for the bridge ({type(error).__name__}): install the chart again"
         ) from error
-    name = job_name(making.run, stage, attempt)
-    for metadata in (job.setdefault("metadata", {}), template.setdefault("metadata", {})):
-        metadata["labels"] = {**metadata.get("labels", {}), **_labels(making.run, stage, attempt)}
-    job["metadata"] |= {"name": name, "namespace": making.namespace, "ownerReferences": [dict(making.owner)]}
-    which = {"NANOCODE_STAGE": stage, "NANOCODE_ATTEMPT": str(attempt)}
-    container["env"] = [*container.get("env", []), *({"name": key, "value": value} for key, value in which.items())]
+    _name(job, making, stage, attempt)
+    _label(template, making, stage, attempt)
+    _add_environment(container, {"NANOCODE_STAGE": stage, "NANOCODE_ATTEMPT": str(attempt)})
     return job
+
+
+def _name(one: Object, making: Making, stage: str, attempt: int) -> None:
+    """As an object of this attempt, which goes when the TrainingRun goes."""
+    _label(one, making, stage, attempt)
+    name = job_name(making.run, stage, attempt)
+    one["metadata"] |= {"name": name, "namespace": making.namespace, "ownerReferences": [dict(making.owner)]}
+
+
+def _label(one: Object, making: Making, stage: str, attempt: int) -> None:
+    metadata = one.setdefault("metadata", {})
+    metadata["labels"] = {**metadata.get("labels", {}), **_labels(making.run, stage, attempt)}
+
+
+def _add_environment(container: Object, added: Mapping[str, str]) -> None:
+    kept = [one for one in container.get("env", []) if one["name"] not in added]
+    container["env"] = [*kept, *({"name": key, "value": value} for key, value in added.items())]
 
 
 def _fill(job: Object, making: Making, stage: str, attempt: int, node_pool: str | None) -> None:
@@ -107,8 +119,7 @@ def _fill(job: Object, making: Making, stage: str, attempt: int, node_pool: str 
     if len(f"{name}-{pods - 1}-abcde") > LONGEST_NAME:
         raise ConfigurationError(f"the pods of {name} would have names longer than {LONGEST_NAME} characters")
     template = job["spec"]["template"]
-    metadata = template.setdefault("metadata", {})
-    metadata["labels"] = {**metadata.get("labels", {}), **_labels(making.run, stage, attempt)}
+    _label(template, making, stage, attempt)
     spec = template["spec"]
     spec["subdomain"] = name
     if node_pool is not None:
@@ -118,8 +129,7 @@ def _fill(job: Object, making: Making, stage: str, attempt: int, node_pool: str 
     added = {"NANOCODE_ATTEMPT": str(attempt)}
     if pods > 1:
         added["JAX_COORDINATOR_ADDRESS"] = f"{name}-0.{name}:{COORDINATOR_PORT}"
-    kept = [one for one in container.get("env", []) if one["name"] not in added]
-    container["env"] = [*kept, *({"name": key, "value": value} for key, value in added.items())]
+    _add_environment(container, added)
 
 
 def hosts(job: Object) -> int:
