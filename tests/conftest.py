@@ -4,6 +4,7 @@ Ranks are never promoted silently. Strict dtype promotion is not on: optax's bia
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,11 @@ settings.load_profile("untimed")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one process has compiled the others load, for as long as these tests run.
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 for _name in [name for name in os.environ if name.startswith("NANOCODE_")]:
     del os.environ[_name]
 

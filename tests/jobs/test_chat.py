@@ -56,7 +56,10 @@ class Terminal:
         self.sees("› ")
 
     def sees(self, pattern: str) -> str:
-        self.child.expect(pattern)
+        try:
+            self.child.expect(pattern)
+        except pexpect.TIMEOUT:
+            raise AssertionError(f"no {pattern!r} in {self.log.getvalue()[-2000:]!r}") from None
         match = self.child.match
         assert not isinstance(match, type) and match is not None
         return match[match.lastindex or 0]  # type: ignore[index]

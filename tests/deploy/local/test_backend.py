@@ -145,11 +145,11 @@ def test_a_keeper_that_does_not_obey_is_killed_itself(
     ("who", "process"),
     [
         ("nanocode import", Process.ABSENT),
-        (f"controller {HERE}:{os.getppid()} 0badcafe", Process.ABSENT),
+        ("controller {here}:{parent} 0badcafe", Process.ABSENT),
         ("controller elsewhere:1 0badcafe", Process.ABSENT),
-        (f"controller {HERE}:{{gone}} 0badcafe", Process.LOST),
-        (f"{HERE}:{os.getpid()}", Process.RUNNING),
-        (f"{HERE}:{{gone}}", Process.LOST),
+        ("controller {here}:{gone} 0badcafe", Process.LOST),
+        ("{here}:{this}", Process.RUNNING),
+        ("{here}:{gone}", Process.LOST),
         ("elsewhere:1", Process.RUNNING),
     ],
 )
@@ -157,7 +157,7 @@ def test_an_attempt_without_a_keeper_is_judged_by_who_claimed_it(world: MakeWorl
     one = world()
     ended = subprocess.Popen(["true"])
     ended.wait()
-    one.claimed(who=who.format(gone=ended.pid))
+    one.claimed(who=who.format(here=HERE, this=os.getpid(), parent=os.getppid(), gone=ended.pid))
     assert seen(LocalBackend(one.run)) is process
 
 

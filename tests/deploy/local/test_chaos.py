@@ -62,7 +62,7 @@ def test_a_run_survives_preemptions_vanishing_hosts_and_killed_controllers(world
 
 def test_what_does_not_leave_within_its_grace_is_killed(world: MakeWorld) -> None:
     one = world("pretrain.grace_seconds=0.5", "controller.termination_seconds=60", tokenizer="deaf done")
-    process = one.start(*begin(one, "preempt-every=2s,seed=1"))
+    process = one.start(*begin(one, "preempt-every=6s,seed=1"))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == Exit.DONE, errors
     assert "chaos: the grace of attempt 1 of tokenizer is over" in errors

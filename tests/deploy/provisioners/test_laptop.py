@@ -125,7 +125,7 @@ def test_told_to_leave_without_a_network_it_names_its_slice_and_gives_it_back_la
 def test_without_a_network_a_third_ctrl_c_leaves_a_slice_behind_and_says_that_it_costs(
     laptop: Callable[..., Laptop],
 ) -> None:
-    one = laptop("cloud.unattended_minutes=0.1", pretrain="wait")
+    one = laptop("cloud.unattended_minutes=0.25", pretrain="wait")
     controller = one.begin("tests.deploy.local.outage", one.run.store.url)
     one.pid(stage="pretrain")
     (one.folder / "down").touch()
@@ -136,7 +136,7 @@ def test_without_a_network_a_third_ctrl_c_leaves_a_slice_behind_and_says_that_it
     _, errors = controller.communicate(timeout=20)
     last = errors.splitlines()[-1]
     assert f"the bucket gives no answer; slice-1 in {A} may still be there and cost" in last
-    assert "deletes itself 0.1 minutes after the last controller" in last
+    assert "deletes itself 0.25 minutes after the last controller" in last
     assert not one.cloud.is_empty()
     until(one.cloud.is_empty, "the slice has deleted itself", 60)
 
