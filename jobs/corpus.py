@@ -11,19 +11,20 @@ from nanocode.text import corpus, mixture
 
 def work(task: Task) -> Outcome | None:
     settings, began = task.settings, time.monotonic()
-    index = corpus.build(
-        task.output,
-        task.run.store.read(task.upstream("tokenizer").outputs["tokenizer"]),
-        mixture.open_sources(settings.corpus.sources),
-        tokens=settings.corpus.tokens,
-        context=settings.model.context,
-        seed=settings.seed,
-        validation_share=settings.corpus.validation_share,
-        workers=settings.corpus.workers,
-        worker=task.worker,
-        of=task.workers,
-        show=task.display.show,
-    )
+    tokenizer = task.run.store.read(task.upstream("tokenizer").outputs["tokenizer"])
+    with task.leases() as leases:
+        index = corpus.build(
+            task.output,
+            tokenizer,
+            mixture.open_sources(settings.corpus.sources),
+            tokens=settings.corpus.tokens,
+            context=settings.model.context,
+            seed=settings.seed,
+            validation_share=settings.corpus.validation_share,
+            workers=settings.corpus.workers,
+            leases=leases,
+            show=task.display.show,
+        )
     if index is None:
         return None
     kinds: dict[str, JsonValue] = {

@@ -30,6 +30,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Claim, Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import STAGES
+from nanocode.run.leases import Leases
 from nanocode.run.liveness import last_sign
 from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
@@ -89,6 +90,11 @@ class Task:
                 f"run `nanocode run --run-dir {self.run.store.url}`"
             )
         return marker
+
+    def leases(self) -> Leases:
+        """What this worker does of a split stage. Those that were begun by hand have attempts of their own, each."""
+        together = self.digest[:12] if self.assigned is None else self.assigned
+        return Leases(self.run.store.child(f"{self.stage}/leases/{together}"), self.worker, self.workers)
 
     def metrics(self) -> SegmentWriter:
         return SegmentWriter(self.run.store, self.stage, self.attempt, "metrics", self.worker)

@@ -62,10 +62,8 @@ def name_of(public: PublicSet) -> str:
     return PurePosixPath(public.location).name
 
 
-def make(
-    store: Store, synth: Synth, soul: Soul, worker: int, of: int, show: Callable[[float, float], None]
-) -> list[Quota]:
-    """Make this worker's sets; the quotas of all, whose summaries will be there when all workers are done."""
+def make(store: Store, synth: Synth, soul: Soul, worker: int, of: int, show: Callable[[float, float], None]) -> None:
+    """Make this worker's sets."""
     wanted = quotas(synth)
     there = set(store.list("public/"))
     done, total = 0, sum(one.rows for one in wanted[worker::of])
@@ -75,7 +73,6 @@ def make(
             _make_set(store, quota, soul, lambda kept, so_far=so_far: show(so_far + kept, total))  # type: ignore[misc]
         done += quota.rows
         show(done, total)
-    return wanted
 
 
 def _make_set(store: Store, quota: Quota, soul: Soul, show: Callable[[int], None]) -> None:

@@ -12,9 +12,8 @@ broken. Some first attempts have a flaw; the SOUL rejects them, and they make a 
 import hashlib
 import json
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -34,7 +33,6 @@ log = structlog.get_logger()
 
 INDEX = "index.json"
 STREAM = "train"
-SECONDS_BETWEEN_LOOKS = 2.0
 FLAWED_SHARE = 0.05
 """Of the scenarios: enough for a few hundred pairs in the demo, each of which costs an episode."""
 
@@ -98,6 +96,15 @@ def make_shard(store: Store, shard: int, numbers: range, seed: int, soul: str) -
     return name
 
 
+def shards(scenarios: int, per_shard: int) -> dict[str, range]:
+    """Names of the expert's shards, and the numbers of their scenarios."""
+    starts = range(0, scenarios, per_shard)
+    return {
+        f"shards/{number:05d}.jsonl": range(start, min(start + per_shard, scenarios))
+        for number, start in enumerate(starts)
+    }
+
+
 def make_shards(
     store: Store,
     soul: Soul,
@@ -108,29 +115,19 @@ def make_shards(
     worker: int,
     of: int,
     show: Callable[[float, float], None],
-) -> list[str]:
-    """Make, or go on making, this worker's shards of the expert; the names of all workers'."""
-    starts = range(0, scenarios, per_shard)
-    shards = {number: range(start, min(start + per_shard, scenarios)) for number, start in enumerate(starts)}
-    names = {number: f"shards/{number:05d}.jsonl" for number in shards}
+) -> None:
+    """Make, or go on making, this worker's shards of the expert."""
+    wanted = shards(scenarios, per_shard)
     there = set(store.list("shards/"))
-    mine = [number for number in shards if number % of == worker and names[number] not in there]
-    done = sum(len(shards[number]) for number in shards if names[number] in there)
+    mine = [number for number, name in enumerate(wanted) if number % of == worker and name not in there]
+    done = sum(len(numbers) for name, numbers in wanted.items() if name in there)
     show(done, scenarios)
+    each = list(wanted.values())
     with processes(workers) as run:
-        tasks = [(store, number, shards[number], seed, soul.text) for number in mine]
+        tasks = [(store, number, each[number], seed, soul.text) for number in mine]
         for number, _ in zip(mine, run(make_shard, tasks), strict=True):
-            done += len(shards[number])
+            done += len(each[number])
             show(done, scenarios)
-    return list(names.values())
-
-
-def wait_for(store: Store, wanted: Collection[str], show: Callable[[float, float], None]) -> None:
-    """Return when all workers have published what they should."""
-    folders = {name.partition("/")[0] for name in wanted}
-    while missing := set(wanted) - {name for folder in folders for name in store.list(f"{folder}/")}:
-        show(len(wanted) - len(missing), len(wanted))
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 Gates = dict[str, dict[str, int]]

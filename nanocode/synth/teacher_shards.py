@@ -212,11 +212,11 @@ def make(
     of: int,
     show: Callable[[float, float, Cost], None],
     leaving: Callable[[], bool],
-) -> list[str] | None:
-    """Publish this worker's shards, whole or as far as key, cap and endpoint allow; the names of all workers'.
+) -> bool:
+    """Publish this worker's shards, whole or as far as key, cap and endpoint allow; False when it was told to leave.
 
-    None when it was told to leave. `SourceUnavailable` when the endpoint is out of reach, `ConfigurationError` when it
-    can never answer; what is settled is kept.
+    `SourceUnavailable` when the endpoint is out of reach, `ConfigurationError` when it can never answer; what is
+    settled is kept.
     """
     wanted = shards(synth.teacher_scenarios)
     mine = {name: wanted[name] for name in list(wanted)[worker::of] if not _is_complete(store, name)}
@@ -249,10 +249,10 @@ def make(
             closing.callback(paid.write_rest, worker)
             threads = closing.enter_context(ThreadPoolExecutor(synth.teacher.concurrency, STREAM))
             if not _teach(store, lesson, mine, threads, lambda done, all: show(done, all, paid.total()), leaving):
-                return None
+                return False
         if lesson.error is not None:
             raise SourceUnavailable(f"{lesson.error}: what was settled is kept, the same command goes on from there")
-    return list(wanted)
+    return True
 
 
 def _teach(

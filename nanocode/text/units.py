@@ -2,7 +2,7 @@
 
     units/<source>/<unit>.<training tokens>.npz     arrays without pickle; the name tells every worker what it adds
 
-Unit u is worker u mod n's task. A unit counts when the units before it do not fill the source's quota yet, which does
+Unit u is of share u mod n. A unit counts when the units before it do not fill the source's quota yet, which does
 not depend on who made which: so any number of workers makes the same corpus.
 """
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from nanocode.data.shards import dtype_for
 from nanocode.run.exits import Exit
+from nanocode.run.leases import Leases
 from nanocode.storage.objects import Store
 from nanocode.text.filters import reason_to_drop
 from nanocode.text.mixture import Weighted, document_hash, validation
@@ -150,34 +151,37 @@ def encode_source(
     validation_share: float,
     run: Run,
     width: int,
-    worker: int,
-    of: int,
+    leases: Leases,
     show: Callable[[int], None],
 ) -> int | None:
-    """Publish this worker's units of one source until its quota is full; the number of units if the end was seen."""
-    units = enumerate(weighted.source.units())
+    """Publish the units of our shares of one source until its quota is full; how many it has if the end was seen.
+
+    Takes over, as it goes, the shares of workers that are not there: the further the others are, the less we do beyond
+    what the quota needs.
+    """
+    held: tuple[int, ...] | None = None
     while True:
+        if leases.held != held:  # of a share that was taken over, the first units are missing too
+            held, units, seen = leases.held, enumerate(weighted.source.units()), 0
         # Of the units ahead, `width` of our own: what all processes do in one go.
-        ahead = list(islice(units, width * of))
+        ahead = list(islice(units, width * leases.of))
+        seen += len(ahead)
         there = published(store, source)
         mine = []
         for number, unit in ahead:
             before = sum(count for other, (_, count) in there.items() if other < number)
-            if before < quota and number not in there and number % of == worker:
+            if before < quota and number not in there and number % leases.of in held:
                 mine.append((store, source, number, unit, tokenizer, validation_share))
         for _ in run(encode_unit, mine):
             pass
         there = published(store, source)
         total = sum(count for _, count in there.values())
         show(min(total, quota))
-        if len(ahead) < width * of:
-            return ahead[-1][0] + 1 if ahead else _end_of(there)
-        if sum(count for number, (_, count) in there.items() if number <= ahead[-1][0]) >= quota:
+        if len(ahead) < width * leases.of:
+            return seen
+        if sum(count for number, (_, count) in there.items() if number < seen) >= quota:
             return None
-
-
-def _end_of(there: Mapping[int, tuple[str, int]]) -> int:
-    return max(there, default=-1) + 1
+        leases.take_over(range(leases.of))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from nanocode.agent.sandbox import Grade, best_grade
 from nanocode.agent.soul import read_soul
 from nanocode.storage.objects import open_store
 from nanocode.synth import rollouts
-from nanocode.synth.rollouts import attempt, make_shards, read_pairs, read_rollouts, write_index
+from nanocode.synth.rollouts import attempt, make_shards, read_pairs, read_rollouts, shards, write_index
 from nanocode.tasks.families import CYCLE, TRAINED, TRANSFER, scenario, training_scenario
 from nanocode.tasks.task import Check, Scenario, Task
 
@@ -23,8 +23,8 @@ SCENARIOS, PER_SHARD = 23, 6
 def made(folder: Path, worker: int = 0, of: int = 1, workers: int = 1, seed: int = 5) -> dict[str, int] | None:
     """What a worker does; the gates, on worker 0."""
     store = open_store(folder)
-    names = make_shards(store, SOUL, SCENARIOS, seed, PER_SHARD, workers, worker, of, lambda done, total: None)
-    return write_index(store, {"expert": names})["expert"] if worker == 0 else None
+    make_shards(store, SOUL, SCENARIOS, seed, PER_SHARD, workers, worker, of, lambda done, total: None)
+    return write_index(store, {"expert": list(shards(SCENARIOS, PER_SHARD))})["expert"] if worker == 0 else None
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -61,8 +61,7 @@ def test_every_scenario_is_kept_or_counted_at_its_gate(whole: Path) -> None:
 
 
 def test_each_shard_accounts_for_its_own_scenarios(whole: Path) -> None:
-    shards = sorted(whole.glob("shards/*.jsonl"))
-    last = [json.loads(shard.read_text().splitlines()[-1]) for shard in shards]
+    last = [json.loads(one.read_text().splitlines()[-1]) for one in sorted(whole.glob("shards/*.jsonl"))]
     assert [one["kind"] for one in last] == ["gates"] * 4
     assert [one["scenarios"] for one in last] == [6, 6, 6, 5]
 

@@ -1,6 +1,7 @@
 """The synth stage with all of its origins, against a server on the loopback that knows how to work."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,8 +18,10 @@ from nanocode.agent.conversation import Result, Step, User
 from nanocode.agent.messages import from_messages, to_messages
 from nanocode.agent.soul import read_soul
 from nanocode.config.settings import load
+from nanocode.run import leases
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
+from nanocode.run.leases import Leases
 from nanocode.storage.objects import open_store
 from nanocode.synth import public_shards, rollouts, teacher_shards
 from nanocode.synth.expert import Expert
@@ -165,15 +168,94 @@ def test_the_experts_shards_are_the_same_whoever_else_contributes(tmp_path: Path
         assert task.output.read(f"shards/{number:05d}.jsonl") == expected
 
 
-def test_two_workers_make_what_one_makes(tmp_path: Path) -> None:
+def asked_twice(server: Server) -> list[str]:
+    """Requests that were sent, and paid for, more than once."""
+    sent = Counter(json.dumps(one, sort_keys=True) for one in server.requests)
+    return [request for request, count in sent.items() if count > 1]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is waited for long. For workers that come one at a time: of several at once, one may be slower."""
+    monkeypatch.setattr(leases, "SECONDS_BETWEEN_SIGNS", 0.01)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(synth, "SECONDS_BETWEEN_LOOKS", 0.01)
+
+
+@pytest.mark.parametrize("come", [(1, 0), (3, 1, 0, 2), (2,), (0, 3)], ids=str)
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_come_one_after_the_other_or_never_make_what_one_makes(
+    tmp_path: Path, come: tuple[int, ...]
+) -> None:
     sets = (public_sets(tmp_path / "sets"), "synth.public_rollouts=8", "synth.public_pairs=1")
-    with teacher(tasks=7) as (_, asked):
+    workers = max(2, 4 * (come != (1, 0)))
+    with teacher(tasks=7) as (server, asked):
         alone, _ = stage(tmp_path / "alone", *asked, *sets)
-        assert stage(tmp_path / "both", *asked, *sets, worker=1, workers=2)[1] is None
-        both, _ = stage(tmp_path / "both", *asked, *sets, workers=2)
+        server.requests.clear()
+        task, outcome = stage(tmp_path / "several", *asked, *sets, worker=come[0], workers=workers)
+        assert outcome is not None, "it does not wait for those that are not there"
+        for worker in come[1:]:
+            stage(tmp_path / "several", *asked, *sets, worker=worker, workers=workers)
+        assert asked_twice(server) == []
     assert "teacher/00001.jsonl" in shards_of(alone)
-    assert shards_of(alone) == shards_of(both)
-    assert both.output.read("index.json") == alone.output.read("index.json")
+    assert shards_of(alone) == shards_of(task)
+    assert task.output.read("index.json") == alone.output.read("index.json")
+
+
+def test_four_workers_at_once_make_what_one_makes_and_ask_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = (public_sets(tmp_path / "sets"), "synth.public_rollouts=8", "synth.public_pairs=1")
+    monkeypatch.setattr(synth, "SECONDS_BETWEEN_LOOKS", 0.01)
+    made: list[str] = []
+    make_shard = rollouts.make_shard
+
+    def noted(*arguments: Any) -> str:
+        made.append(make_shard(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(rollouts, "make_shard", noted)
+    with teacher(tasks=7) as (server, asked):
+        alone, _ = stage(tmp_path / "alone", *asked, *sets)
+        server.requests.clear()
+        made.clear()
+        found: list[tuple[Task, Outcome | None]] = []
+
+        def work(worker: int) -> None:
+            found.append(stage(tmp_path / "several", *asked, *sets, worker=worker, workers=4))
+
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert asked_twice(server) == []
+    assert sorted(made) == ["shards/00000.jsonl", "shards/00001.jsonl"]
+    assert len(found) == 4 and any(outcome is not None for _, outcome in found)
+    assert shards_of(alone) == shards_of(found[0][0])
+    assert found[0][0].output.read("index.json") == alone.output.read("index.json")
+
+
+def test_the_workers_of_a_new_attempt_share_the_work_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leases_of(attempt: int | None, worker: int) -> Leases:
+        run, settings = RunDirectory(open_store(tmp_path)), load("demo", environment={})
+        return Task(run, settings, "synth", "d" * 32, {}, Leaving(bool), Quiet("synth"), worker, 2, attempt).leases()  # type: ignore[arg-type]
+
+    monkeypatch.setattr(leases, "SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
+    with leases_of(1, 0) as first:
+        assert first.take_over([1]) == 1
+    with leases_of(1, 1) as late, leases_of(2, 1) as again, leases_of(None, 1) as by_hand:
+        assert (late.held, again.held, by_hand.held) == ((), (1,), (1,))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_whose_share_was_taken_over_asks_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with teacher(tasks=8) as (server, asked):
+        monkeypatch.setattr(Leases, "holds", lambda self, share: len(server.requests) < 5)
+        monkeypatch.setattr(Leases, "work_off", lambda self, work, missing, wait: work(0))
+        assert stage(tmp_path / "run", *asked, "synth.teacher.concurrency=1", workers=2)[1] is None
+        assert len(server.requests) < 20
 
 
 def test_a_first_attempt_that_fell_makes_a_pair(tmp_path: Path) -> None:
@@ -259,12 +341,13 @@ def test_the_cap_ends_it_cleanly_and_a_higher_one_goes_on(tmp_path: Path, capsys
         assert outcome.metrics["teacher"]["dollars"] == pytest.approx(0.1 * len(server.requests))  # type: ignore[index,call-overload]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_cap_holds_over_attempts_and_workers(tmp_path: Path) -> None:
     with teacher(tasks=12) as (server, asked):
         several = (*asked, *PRICES, "synth.teacher.cap_dollars=6")
         for digest in ("a" * 12, "b" * 12):
-            assert stage(tmp_path / "run", *several, worker=1, workers=2, digest=digest)[1] is None
-            _, outcome = stage(tmp_path / "run", *several, workers=2, digest=digest)
+            for worker in (1, 0):
+                _, outcome = stage(tmp_path / "run", *several, worker=worker, workers=2, digest=digest)
         assert outcome is not None
         assert outcome.metrics["gates"]["teacher"]["left out: the spending cap"] > 0  # type: ignore[index,call-overload,operator]
         assert 0 < 0.1 * len(server.requests) <= 6

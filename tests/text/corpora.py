@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nanocode.config.settings import Source
 from nanocode.data.shards import Index
+from nanocode.run.leases import Leases
 from nanocode.storage.objects import LocalStore
 from nanocode.text import corpus, mixture
 from nanocode.text.tokenizer import Tokenizer, train
@@ -25,10 +26,15 @@ def write_tree(folder: Path) -> Path:
     return folder
 
 
-def build(store: Path, *locations: str | Path, tokens: int = 60_000, **more: int) -> Index | None:
+def build(
+    store: Path, *locations: str | Path, tokens: int = 60_000, worker: int = 0, of: int = 1, workers: int = 1
+) -> Index | None:
     sources = mixture.open_sources([Source(location=str(one)) for one in locations])
-    arguments = {"tokens": tokens, "context": CONTEXT, "seed": 0, "validation_share": SHARE, "workers": 1} | more
-    return corpus.build(LocalStore(store), TOKENIZER.to_bytes(), sources, **arguments)  # type: ignore[arg-type]
+    with Leases(LocalStore(store) if of > 1 else None, worker, of) as leases:
+        return corpus.build(
+            LocalStore(store), TOKENIZER.to_bytes(), sources, tokens=tokens, context=CONTEXT, seed=0,
+            validation_share=SHARE, workers=workers, leases=leases,
+        )  # fmt: skip
 
 
 def content(store: Path) -> dict[str, bytes]:

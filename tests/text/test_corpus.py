@@ -7,18 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from nanocode.config.settings import Source
 from nanocode.data.shards import Rows, read_index
+from nanocode.run import leases
 from nanocode.storage.objects import LocalStore
 from nanocode.text import corpus, units
 from nanocode.text.filters import SHORTEST_CHARACTERS
+from nanocode.text.mixture import open_sources
 from nanocode.text.sources import SourceError
-from tests.text.corpora import CONTEXT, TEXTS, TOKENIZER, build, content, write_tree
+from tests.text.corpora import CONTEXT, SHARE, TEXTS, TOKENIZER, build, content, write_tree
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +109,91 @@ def test_cores_are_counted_where_affinity_is_unknown(monkeypatch: pytest.MonkeyP
     assert corpus.cores() == os.cpu_count()
 
 
-def test_three_workers_make_the_bytes_that_one_makes(tree: Path, tmp_path: Path) -> None:
+def test_four_workers_make_the_bytes_that_one_makes_and_nothing_twice(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build(tmp_path / "one", tree)
     found: dict[int, object] = {}
+    made: list[str] = []
+
+    def noted(make: Callable[..., str]) -> Callable[..., str]:
+        def one(*arguments: object) -> str:
+            made.append(make(*arguments))
+            return made[-1]
+
+        return one
+
+    monkeypatch.setattr(units, "encode_unit", noted(units.encode_unit))
+    monkeypatch.setattr(corpus, "pack_shard", noted(corpus.pack_shard))
 
     def work(worker: int) -> None:
-        found[worker] = build(tmp_path / "three", tree, worker=worker, of=3)
+        found[worker] = build(tmp_path / "four", tree, worker=worker, of=4)
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in (2, 1, 0)]
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in (3, 2, 1, 0)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found[0] == read_index(LocalStore(tmp_path / "one"))
-    assert found[1] is None
-    assert content(tmp_path / "three") == content(tmp_path / "one")
+    assert sorted(found) == [0, 1, 2, 3]
+    assert read_index(LocalStore(tmp_path / "one")) in found.values()
+    assert content(tmp_path / "four") == content(tmp_path / "one")
+    assert len(made) == len(set(made)) >= 8, "while all are there, each does its own share"
+
+
+@pytest.fixture(scope="module")
+def whole(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one worker makes, of units as small as the tests have them."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanocode.text.sources.UNIT_FILES", 7)
+        build(folder, tree)
+    return content(folder)
+
+
+@given(order=st.permutations(range(4)), come=st.integers(1, 4))
+@settings(max_examples=12)
+def test_workers_that_come_one_after_the_other_or_never_make_the_same_bytes(
+    tree: Path, whole: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, order: list[int], come: int
+) -> None:
+    folder = tmp_path_factory.mktemp("queue")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "SECONDS_BETWEEN_SIGNS", 0.005)
+        patch.setattr(leases, "PATIENCE_SECONDS", 0.05)
+        first = build(folder, tree, worker=order[0], of=4)
+        assert first is not None, "alone, it does all"
+        assert content(folder) == whole
+        for worker in order[1:come]:
+            assert build(folder, tree, worker=worker, of=4) == first
+    assert content(folder) == whole
+
+
+def test_a_worker_that_vanished_is_done_without(
+    tree: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leases, "SECONDS_BETWEEN_SIGNS", 0.005)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "plan_shards", vanish)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, tree, worker=0, of=2)
+    assert build(tmp_path, tree, worker=1, of=2) is not None
+    assert content(tmp_path) == whole
+
+
+def test_a_worker_knows_the_end_of_a_source_before_the_others_have_come_to_it(tree: Path, tmp_path: Path) -> None:
+    (one,) = open_sources([Source(location=str(tree))])
+    count = len(list(one.source.units()))
+    assert count % 2 == 0, "it ends where what is looked at in one go does"
+    store = LocalStore(tmp_path)
+    with units.processes(1) as run, leases.Leases(store, 0, 2) as mine:
+        end = units.encode_source(
+            store, 0, one, 10_000_000, TOKENIZER.to_bytes(), SHARE, run, 1, mine, lambda done: None
+        )
+    assert end == count
+    assert units.counted(units.published(store, 0), 10_000_000, end) is None
 
 
 def test_two_processes_make_the_bytes_that_one_makes(tree: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.graph import order
 from nanocode.run.settling import read_settings
 from tests.deploy.kubernetes.api_server import ApiServer
-from tests.deploy.kubernetes.objects import held, placed, ran, running, taken
+from tests.deploy.kubernetes.objects import held, homeless, placed, ran, running, taken
 from tests.deploy.kubernetes.releases import DIGEST, IMAGE
 from tests.deploy.kubernetes.world import World
 
@@ -227,6 +227,21 @@ def test_a_worker_on_a_node_that_is_gone_is_removed_so_that_its_job_replaces_it(
     one.rounds()
     assert one.server.names("pods") == ["r-synth-1-0-abcde"]
     assert one.end_of("synth") is None
+
+
+def test_a_stage_that_is_done_is_over_though_some_of_its_workers_found_no_node(world: MakeWorld) -> None:
+    one = world()
+    one.rounds()
+    one.node()
+    one.pod("r-synth-1", ran(0), 0, "node-0", phase="Succeeded")
+    one.pod("r-synth-1", {}, 1, "", homeless(0))
+    one.rounds()
+    assert one.end_of("synth") is None
+    one.publish("synth")
+    one.rounds(6)
+    assert "r-synth-1" not in one.jobs, "what waits for a node has nothing to do there"
+    assert one.end_of("synth").ending is Ending.DONE  # type: ignore[union-attr]
+    assert one.status["failures"] == 0
 
 
 def test_a_wrong_setting_is_a_condition_and_its_correction_begins_the_run(world: MakeWorld) -> None:
