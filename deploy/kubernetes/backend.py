@@ -18,7 +18,7 @@ from deploy.kubernetes import endings, pods, templates, waits
 from deploy.kubernetes.client import Cluster, Conflict, Invalid, Object
 from deploy.kubernetes.templates import Making
 from deploy.local import keeper
-from nanocode.run.attempts import Stop, recorded
+from nanocode.run.attempts import ExitRecord, Stop, record, recorded
 from nanocode.run.directory import Claim, RunDirectory
 from nanocode.run.exits import ConfigurationError, Exit
 from nanocode.run.liveness import last_sign, seems_alive
@@ -97,7 +97,9 @@ class KubernetesBackend:
             kind = self._kind(key, mine)
             if any(endings.refused_by_its_node(pod) for pod in mine):
                 self.cool_until = now + SECONDS_TO_COOL
-            return endings.seen(job, mine, self._nodes, now, self._patience(), kind)
+            found = endings.seen(job, mine, self._nodes, now, self._patience(), kind)
+            self._record(key, endings.exit_record(found, mine, now))
+            return found
         if any(not pods.finished(pod) and not pods.node_trouble(pod, self._nodes, now) for pod in mine):
             return Seen(Process.RUNNING, reason="its Job is deleted, and its pods end")
         if key in self._refused:
@@ -105,6 +107,14 @@ class KubernetesBackend:
         if key in self._met or mine:
             return Seen(Process.LOST, reason="its Job was deleted")
         return self._without_a_job(key, now)
+
+    def _record(self, key: Key, ended: ExitRecord | None) -> None:
+        """`EXIT.json`, as every attempt has one: soon nobody knows any more when its pods ended."""
+        if ended is not None:
+            try:
+                record(self._run, *key, ended)
+            except StorageError as error:
+                raise Unreachable(str(error)) from error
 
     def _without_a_job(self, key: Key, now: float) -> Seen:
         """An attempt that is not ours, or one whose controller has not come to beginning it."""

@@ -13,6 +13,7 @@ from deploy.controller.observed import Process, Seen
 from deploy.kubernetes import pods, waits
 from deploy.kubernetes.pods import Nodes, Object
 from deploy.kubernetes.templates import hosts, is_split
+from nanocode.run.attempts import ExitRecord
 from nanocode.run.exits import Exit
 
 TOLD_TO_LEAVE = (Exit.PREEMPTED, -15)
@@ -40,6 +41,16 @@ def seen(
             return verdict
         return Seen(Process.RUNNING, since=pods.created(job), reason="one of its pods has ended, and the others end")
     return _under_way(job, mine, now, patience, kind)
+
+
+def exit_record(found: Seen, mine: Sequence[Object], now: float) -> ExitRecord | None:
+    """When its processes ended, and how, for the run directory; None where none has, or nobody knows when."""
+    ended = found.exit_code == Exit.DONE or any(pods.ended(pod) is not None for pod in mine)
+    if found.process not in (Process.EXITED, Process.LOST) or found.since is None or not ended:
+        return None
+    code = Exit.PREEMPTED if found.exit_code is None else found.exit_code  # nobody saw the one that was taken away end
+    # By the node's clock, which may be ahead of ours: END.json, with the time of ours, comes after it.
+    return ExitRecord(code=code, at=min(found.since, now), reason=found.reason)
 
 
 def _broken(mine: Sequence[Object], nodes: Nodes, now: float) -> bool:

@@ -200,3 +200,27 @@ def test_a_job_that_has_failed_and_still_ends_its_pods_is_not_over() -> None:
     assert not endings.is_over(job(condition("FailureTarget", "PodFailurePolicy")))
     assert endings.is_over(job(failed("PodFailurePolicy")))
     assert counts_as(seen(job(condition("FailureTarget")), pod(0, ran(int(Exit.PREEMPTED)))))[0] is Ending.PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("why", "its_job", "its_pods", "nodes", "code", "at"),
+    [
+        ("it crashed", job(BACKOFF), [pod(0, ran(1, "it broke", ago=7))], HERE, 1, NOW - 7),
+        ("it was killed", job(BACKOFF), [pod(0, ran(137, ago=7))], HERE, -9, NOW - 7),
+        ("it saved and left", job(failed("PodFailurePolicy")), [pod(0, ran(75, ago=7))], HERE, 75, NOW - 7),
+        ("all is done, and its pods are deleted", job(condition("Complete")), [], HERE, 0, NOW),
+        ("a host was taken before anybody saw it end", job(BACKOFF, hosts=2),
+         [pod(0, ran(1, ago=7)), pod(1, running(), taken(), node="node-1")], HERE, 75, NOW - 7),
+        ("its node's clock is ahead", job(BACKOFF), [pod(0, ran(1, ago=-3))], HERE, 1, NOW),
+        ("its image was never pulled", job(), [pod(0, held("ImagePullBackOff"), placed(9000))], HERE, None, None),
+        ("its node vanished, and nobody knows when", job(), [pod(0, running(), node="node-1")], GONE, None, None),
+        ("it runs", job(), [pod(0, running())], HERE, None, None),
+        ("a worker of a split stage is begun again", job(hosts=2, split=True), [pod(0, ran(1)), pod(1, running())], HERE,
+         None, None),
+    ],
+)  # fmt: skip
+def test_when_its_processes_ended_is_written_down_where_somebody_knows(
+    why: str, its_job: Any, its_pods: list[Any], nodes: Any, code: int | None, at: float | None
+) -> None:
+    found = endings.exit_record(seen(its_job, *its_pods, nodes=nodes), its_pods, NOW)
+    assert (found and found.code, found and found.at) == (code, at), why

@@ -13,10 +13,14 @@ from deploy.kubernetes.check import check
 from deploy.kubernetes.client import Cluster
 from deploy.kubernetes.metrics import SECONDS_STUCK, Health, serve
 from deploy.kubernetes.trainingrun import FINALIZER, timestamp
-from nanocode.run.attempts import Ending
+from nanocode.run.attempts import Ending, ExitRecord, recorded
 from nanocode.run.digests import stage_digests
 from nanocode.run.graph import order
+from nanocode.run.history import stage_ledger
+from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
+from nanocode.run.spans import Kind
+from nanocode.storage.objects import LocalStore, StorageError
 from tests.deploy.kubernetes.api_server import ApiServer
 from tests.deploy.kubernetes.objects import held, homeless, placed, ran, running, taken
 from tests.deploy.kubernetes.releases import DIGEST, IMAGE
@@ -121,6 +125,48 @@ def test_preemptions_are_counted_apart_from_failures_and_keep_the_image(world: M
     one.rounds(2)
     third = one.server.objects["jobs", "r-tokenizer-3"]["spec"]["template"]["spec"]["containers"][0]
     assert third["image"] == "registry:5000/nanocode:2", "another name is another image"
+
+
+def test_the_time_from_an_attempts_last_word_to_its_end_is_known(world: MakeWorld) -> None:
+    one = world()
+    one.rounds()
+    one.node()
+    with SegmentWriter(one.directory.store, "tokenizer", 1, "events", 0, clock=lambda: one.now) as events:
+        events.write({"kind": "start"})
+    began, one.now = one.now, one.now + 20
+    died = {"exitCode": 1, "finishedAt": timestamp(one.now), "message": "RuntimeError: it broke"}
+    one.pod("r-tokenizer-1", {"terminated": died})
+    one.ended("r-tokenizer-1", reason="BackoffLimitExceeded")
+    one.rounds(2)
+    left = recorded(one.directory, "tokenizer", 1, ExitRecord)
+    assert left is not None
+    assert (left.code, left.reason) == (1, "RuntimeError: it broke")
+    a_second = 1.01  # which is what a pod's times are cut to
+    assert left.at - began == pytest.approx(20, abs=a_second)
+    digest = stage_digests(read_settings(one.directory), one.directory)["tokenizer"]
+    spent = stage_ledger(one.directory, "tokenizer", digest, None).seconds
+    assert Kind.UNKNOWN not in spent
+    assert spent[Kind.CUT_OFF] == pytest.approx(20, abs=a_second)
+
+
+def test_an_end_that_cannot_be_written_down_yet_is_judged_later(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world()
+    one.rounds()
+    one.pod("r-tokenizer-1", {"terminated": {"exitCode": 1, "finishedAt": timestamp(one.now)}})
+    one.ended("r-tokenizer-1", reason="BackoffLimitExceeded")
+    with monkeypatch.context() as patch:
+
+        def refuse(self: LocalStore, name: str, data: bytes) -> None:
+            raise StorageError("no answer")
+
+        patch.setattr(LocalStore, "create", refuse)
+        one.rounds()
+        assert one.end_of("tokenizer") is None
+    one.rounds()
+    assert one.end_of("tokenizer").ending is Ending.FAILED  # type: ignore[union-attr]
+    assert recorded(one.directory, "tokenizer", 1, ExitRecord) is not None
 
 
 def test_three_finished_attempts_of_a_stage_are_kept(world: MakeWorld) -> None:
