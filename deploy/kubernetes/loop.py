@@ -1,7 +1,9 @@
 """The controller of one TrainingRun: look, decide, act, say so; again every few seconds, for as long as the pod lives.
 
 It holds nothing: killed at any point, the next one goes on from the run directory and the cluster. What is wrong with a
-spec is a condition and no crash; while a run goes on under an earlier spec, a refused change is only told.
+spec is a condition and no crash; while a run goes on under an earlier spec, a refused change is only told. A bucket
+that refuses us, or is not there, is told at once and fails the run after `controller.mistake_minutes`; it is asked
+again all the same, and the run goes on once it answers. An outage is waited for.
 """
 
 import time
@@ -20,7 +22,7 @@ from deploy.kubernetes.metrics import Health
 from deploy.kubernetes.run import Run
 from deploy.kubernetes.trainingrun import FINALIZER, News
 from nanocode.run.exits import ConfigurationError
-from nanocode.storage.objects import StorageError
+from nanocode.storage.objects import Refused, StorageError
 
 log = structlog.get_logger()
 
@@ -39,6 +41,7 @@ class Controller:
         self._webhook = Webhook(lambda: self._run.journal.webhook() if self._run is not None else None)
         self._status_at = 0.0
         self._unreachable_since: float | None = None
+        self._refused_since: float | None = None
 
     @property
     def seconds_between_looks(self) -> float:
@@ -65,18 +68,18 @@ class Controller:
         if not going and FINALIZER not in finalizers:
             training_run = self._set_finalizers(training_run, [*finalizers, FINALIZER])
         decision: Decision | None = None
-        problem = ""
+        problem, given_up = "", False
         try:
             run = self._run_of(training_run)
             run.journal.training_run = training_run
             run.settle(training_run)
             if not run.fatal:
                 decision = run.reconciler.once()
-            self._unreachable_since = None
+            self._unreachable_since = self._refused_since = None
         except (StorageError, Unreachable, ValueError) as error:
             self._unreachable_since = self._unreachable_since or self._clock()
-            problem = f"the run directory gives no answer: {error}"
-            log.warning("the run directory gives no answer", error=str(error))
+            problem, given_up = self._trouble_with_directory(error)
+            log.warning("the run directory cannot be used", error=str(error))
         if decision is not None and self._run is not None:
             self._run.events.publish_actions(decision.actions)
             for action in decision.actions:
@@ -84,13 +87,22 @@ class Controller:
         if going and self._is_released(decision):
             self._set_finalizers(training_run, [one for one in finalizers if one != FINALIZER])
             return "decided"
-        self._write_status(training_run, decision, problem)
+        self._write_status(training_run, decision, problem, given_up)
         return "decided" if decision is not None else "waiting"
 
     def _run_of(self, training_run: Object) -> Run:
         if self._run is None or self._run.uid != training_run["metadata"]["uid"]:
             self._run = Run(self._cluster, training_run, trainingrun.spec_of(training_run), self._tell, self._clock)
         return self._run
+
+    def _trouble_with_directory(self, error: Exception) -> tuple[str, bool]:
+        """What is said of it, and whether it is a mistake that was waited for long enough. An outage never is."""
+        if not (isinstance(error, Refused) or isinstance(error.__cause__, Refused)):
+            return f"the run directory gives no answer: {error}", False
+        now = self._clock()
+        self._refused_since = self._refused_since or now
+        late = self._run is not None and now - self._refused_since > self._run.mistake_seconds()
+        return f"{error}; once that is done, the run goes on by itself", late
 
     def _tell(self, news: Tell) -> None:
         assert self._run is not None
@@ -112,7 +124,7 @@ class Controller:
 
     # -- status --------------------------------------------------------------------------------------------------------
 
-    def _write_status(self, training_run: Object, decision: Decision | None, problem: str) -> None:
+    def _write_status(self, training_run: Object, decision: Decision | None, problem: str, given_up: bool) -> None:
         now = self._clock()
         if 0 <= now - self._status_at < SECONDS_BETWEEN_STATUSES:
             return
@@ -129,8 +141,9 @@ class Controller:
             found=found,
             waits=run.waits() if run is not None else None,
             problem=problem or (run.problem if run is not None else ""),
-            fatal=run is not None and run.fatal,
+            fatal=given_up or (run is not None and run.fatal),
             image_digest=run.image_digest() if run is not None else None,
+            settled=run is not None and run.generation == training_run["metadata"].get("generation", 1),
         )
         if found is not None and decision is not None:
             state = decision.state.value

@@ -1,6 +1,7 @@
 """What a controller keeps of one TrainingRun: its journal, its backend, and whoever makes its slices."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -28,7 +29,7 @@ from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
 from deploy.provisioners.regions import refuse_elsewhere
 from nanocode.config.refusals import requirement
-from nanocode.config.settings import Cloud, Settings
+from nanocode.config.settings import Cloud, Settings, load
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
@@ -222,6 +223,14 @@ class Run:
     def _patience(self) -> Patience:
         policy = self.journal.policy
         return Patience(policy.mistake_minutes * 60, policy.provision_minutes * 60, policy.admission_minutes * 60)
+
+    def mistake_seconds(self) -> float:
+        """How long a mistake is waited for: while nothing could be read of the run yet, as its spec asks."""
+        policy = self.journal.policy
+        if self.journal.last is None:
+            with suppress(ConfigurationError, UsageError, ValueError):
+                policy = load(self.spec.preset, trainingrun.overrides(self.spec), environment={}).controller
+        return policy.mistake_minutes * 60
 
     def _refuse_elsewhere(self, spec: Spec, settings: Settings) -> None:
         if spec.provisioner != EXISTING:

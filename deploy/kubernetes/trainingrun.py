@@ -117,12 +117,14 @@ class News:
     fatal: bool = False
     """Nothing goes on before somebody corrects that."""
     image_digest: str | None = None
+    settled: bool = True
+    """Whether the spec was taken up: its wishes are written down, once, when it is."""
 
 
 def status(training_run: Object, news: News, now: float) -> Object:
     """The whole status, conditions that did not change with the time of their last transition."""
-    generation = training_run["metadata"].get("generation", 1)
     before = training_run.get("status") or {}
+    generation = training_run["metadata"].get("generation", 1) if news.settled else before.get("observedGeneration", 0)
     stages = stages_of(news)
     shown = _shown(stages)
     message = _message(news, shown)

@@ -360,7 +360,7 @@ class Controller(Section):
     admission_minutes: float = Field(default=10.0, gt=0, json_schema_extra=OPERATING)
     """From claiming an attempt until its process runs."""
     mistake_minutes: float = Field(default=5.0, gt=0, json_schema_extra=OPERATING)
-    """For what somebody has to correct, such as an image that cannot be pulled or a Secret that is not there."""
+    """For what somebody has to correct: an image that cannot be pulled, a Secret or a bucket that is not there."""
     start_minutes: float = Field(default=30.0, gt=0, json_schema_extra=OPERATING)
     """From its process to its first record of work: downloads, compilation, restoring."""
     heartbeat_minutes: float = Field(default=10.0, gt=0, json_schema_extra=OPERATING)

@@ -5,6 +5,7 @@ exists", so what is created or replaced carries its writer's token.
 """
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from nanocode.storage.objects import (
     AlreadyExists,
     Names,
     NotFound,
+    Refused,
     StaleGeneration,
     StorageError,
     aside,
@@ -24,10 +26,13 @@ from nanocode.storage.objects import (
 )
 
 if TYPE_CHECKING:
+    from google.api_core.exceptions import GoogleAPICallError
     from google.cloud.storage import Blob, Bucket
 
 # Seconds without a byte from GCS before a request counts as lost and the client's retry takes over.
 TIMEOUT_SECONDS = 60.0
+# With all that a run does to objects, and to nothing else.
+ROLE = "roles/storage.objectUser"
 # Metadata key of the writer's token.
 WRITER = "nanocode-writer"
 
@@ -80,7 +85,7 @@ class GcsStore:
 
     def write(self, name: str, data: bytes) -> None:
         blob = self._blob(name)
-        with translated_gcs(self._where(name), writing=True):
+        with translated_gcs(self._where(name), in_bucket=True):
             # By the contract of `write` repeating the upload is harmless, which the client cannot know by itself.
             blob.upload_from_string(data, "application/octet-stream", timeout=TIMEOUT_SECONDS, retry=gcs_retry())
 
@@ -99,7 +104,7 @@ class GcsStore:
 
     def list(self, prefix: str = "", after: str = "") -> Names:
         full = self._prefix + checked_prefix(prefix)
-        with translated_gcs(f"{self.url}/{prefix}"):
+        with translated_gcs(f"{self.url}/{prefix}", in_bucket=True):
             blobs = self._bucket.list_blobs(
                 prefix=full,
                 start_offset=self._prefix + checked(after) if after else None,  # itself included
@@ -110,13 +115,13 @@ class GcsStore:
         return names[1:] if after and names[:1] == [after] else names
 
     def generations(self) -> dict[str, int]:
-        with translated_gcs(self.url):
+        with translated_gcs(self.url, in_bucket=True):
             fields = "items(name,generation),nextPageToken"
             blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
             return {blob.name.removeprefix(self._prefix): int(blob.generation) for blob in blobs}
 
     def size(self) -> int:
-        with translated_gcs(self.url):
+        with translated_gcs(self.url, in_bucket=True):
             fields = "items(size),nextPageToken"
             blobs = self._bucket.list_blobs(prefix=self._prefix, fields=fields, timeout=TIMEOUT_SECONDS)
             return sum(int(blob.size or 0) for blob in blobs)
@@ -124,7 +129,7 @@ class GcsStore:
     def children(self, folder: str = "") -> tuple[str, ...]:
         stem = checked_prefix(folder).removesuffix("/")
         full = f"{self._prefix}{stem}/" if stem else self._prefix
-        with translated_gcs(f"{self.url}/{stem}"):
+        with translated_gcs(f"{self.url}/{stem}", in_bucket=True):
             blobs = self._bucket.list_blobs(prefix=full, delimiter="/", timeout=TIMEOUT_SECONDS)
             names = {blob.name.removeprefix(full) for blob in blobs}  # `prefixes` is filled by going through the pages
             names |= {name.removeprefix(full).removesuffix("/") for name in blobs.prefixes}
@@ -132,7 +137,7 @@ class GcsStore:
 
     def upload(self, path: Path, name: str) -> None:
         blob = self._blob(name)
-        with translated(path), translated_gcs(self._where(name), writing=True):
+        with translated(path), translated_gcs(self._where(name), in_bucket=True):
             blob.upload_from_filename(str(path), timeout=TIMEOUT_SECONDS, retry=gcs_retry())
 
     def download(self, name: str, path: Path) -> None:
@@ -160,7 +165,7 @@ class GcsStore:
         token = uuid.uuid4().hex
         blob = self._blob(name)
         blob.metadata = {WRITER: token}
-        with translated_gcs(self._where(name), writing=True):
+        with translated_gcs(self._where(name), in_bucket=True):
             try:
                 blob.upload_from_string(
                     data,
@@ -224,8 +229,11 @@ def gcs_retry() -> object:
 
 
 @contextmanager
-def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
-    """The same for what the GCS client raises, except a failed precondition, whose meaning the caller knows."""
+def translated_gcs(where: str, *, in_bucket: bool = False) -> Iterator[None]:
+    """The same for what the GCS client raises, except a failed precondition, whose meaning the caller knows.
+
+    `in_bucket`: for writing and listing, where only the bucket itself can be what is not there.
+    """
     from google.api_core import exceptions as api
     from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
@@ -235,10 +243,14 @@ def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
     except api.PreconditionFailed:
         raise
     except api.NotFound as error:
-        if writing:
-            raise StorageError(f"cannot write {where}: the bucket does not exist: create it first") from error
+        if in_bucket:
+            bucket = _bucket_of(where)
+            move = f"create it (`gcloud storage buckets create {bucket} --location=REGION`), or correct its name"
+            raise Refused(f"cannot use {where}: bucket {bucket} does not exist: {move}") from error
         raise NotFound(f"{where} is not there: check bucket and name") from error
-    except (api.Forbidden, api.Unauthorized, GoogleAuthError) as error:
+    except api.Forbidden as error:
+        raise _forbidden(where, error) from error
+    except (api.Unauthorized, GoogleAuthError) as error:
         # Without an answer from whoever gives out tokens nothing is said about the credentials.
         if isinstance(error, TransportError) or (isinstance(error, GoogleAuthError) and error.retryable):
             raise _unheard(where, error) from error
@@ -246,6 +258,29 @@ def translated_gcs(where: str, *, writing: bool = False) -> Iterator[None]:
         raise StorageError(f"not allowed to use {where}: {move}") from error
     except (api.GoogleAPIError, RequestException) as error:
         raise _unheard(where, error) from error
+
+
+def _forbidden(where: str, error: "GoogleAPICallError") -> StorageError:
+    """By the error's words, as cloud.google.com/storage/docs/json_api/v1/status-codes has them."""
+    said = f"{error.message} {error.errors}"
+    if re.search(r"limitExceeded|quotaExceeded", said, re.IGNORECASE):
+        return _unheard(where, error)  # it is refused for a while
+    found = re.search(r"([\w.+-]+@[\w.-]+|\w+) does not have (storage\.\w+\.\w+) access", said)
+    if found is None:
+        reason = " ".join(error.message.split())[:200]
+        move = "check the credentials, and that they may read and write objects in this bucket"
+        return Refused(f"not allowed to use {where} ({reason}): {move}")
+    account = found[1] if "@" in found[1] else ""
+    kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
+    member, bucket = f"--member={kind}:{account or 'ACCOUNT'}", _bucket_of(where)
+    grant = f"gcloud storage buckets add-iam-policy-binding {bucket} {member} --role={ROLE}"
+    return Refused(
+        f"not allowed to use {where}: {account or 'its account'} lacks the permission {found[2]}: grant it (`{grant}`)"
+    )
+
+
+def _bucket_of(where: str) -> str:
+    return "/".join(where.split("/")[:3])
 
 
 def _unheard(where: str, error: Exception) -> StorageError:

@@ -34,6 +34,10 @@ class StorageError(Exception):
     """The store cannot do it; the message is one line with the path and the next move."""
 
 
+class Refused(StorageError):
+    """It will be answered like this until somebody grants a permission, or makes the bucket."""
+
+
 class NotFound(StorageError):
     """No object has this name."""
 

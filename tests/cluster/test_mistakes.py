@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests import gcs
+from tests.clouds.permissions import ACCOUNT, refusing
 from tests.cluster.access import Json
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
@@ -29,6 +31,8 @@ class Mistake:
     """Stages to begin with, so that the mistake is met at once."""
     attempts: int = 1
     """Of each stage that meets it."""
+    lacking: tuple[str, ...] = ()
+    """The permissions that nobody has on its bucket."""
 
 
 MISTAKES = (
@@ -77,9 +81,18 @@ MISTAKES = (
     Mistake(
         "no-bucket",
         {"bucket": "gs://nobody-made-it"},
-        "Unreachable",
-        "gs://nobody-made-it/no-bucket/config is not there: check bucket and name",
+        "Failed",
+        "bucket gs://nobody-made-it does not exist: create it (`gcloud storage buckets create gs://nobody-made-it ",
         attempts=0,
+    ),
+    Mistake(
+        "no-permission",
+        {"bucket": "gs://not-ours"},
+        "Failed",
+        f"{ACCOUNT} lacks the permission storage.objects.list: grant it (`gcloud storage buckets add-iam-policy-binding "
+        "gs://not-ours ",
+        attempts=0,
+        lacking=("storage.objects.list",),
     ),
 )
 
@@ -88,15 +101,19 @@ MISTAKES = (
 def mistaken(cluster: Cluster, quiet: Release, values: Json) -> Iterator[dict[str, Release]]:
     """A release for each, all waiting at once."""
     found = {}
-    for one in MISTAKES:
-        wrong = merged(merged(values, {"settings": DEADLINES}), one.values)
-        found[one.name] = Release(cluster, quiet.namespace, one.name, wrong)
-        if one.done:
-            seed(found[one.name], quiet, *one.done)
-        found[one.name].install()
-    yield found
-    for release in found.values():
-        release.kubectl("delete", "deployment", f"{release.name}-controller")
+    lacking = {one.values["bucket"].removeprefix("gs://"): set(one.lacking) for one in MISTAKES if one.lacking}
+    with refusing(gcs.server(), lacking) as door:
+        for one in MISTAKES:
+            wrong = merged(merged(values, {"settings": DEADLINES}), one.values)
+            if one.lacking:
+                wrong = merged(wrong, {"extraEnv": {"STORAGE_EMULATOR_HOST": door.address}})
+            found[one.name] = Release(cluster, quiet.namespace, one.name, wrong)
+            if one.done:
+                seed(found[one.name], quiet, *one.done)
+            found[one.name].install()
+        yield found
+        for release in found.values():
+            release.kubectl("delete", "deployment", f"{release.name}-controller")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)

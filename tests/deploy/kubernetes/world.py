@@ -21,11 +21,12 @@ Object = dict[str, Any]
 
 
 class World:
-    def __init__(self, server: ApiServer, cluster: Cluster, folder: Path, hosts: int = 1, **spec: Any) -> None:
+    def __init__(self, server: ApiServer, cluster: Cluster, folder: Path | str, hosts: int = 1, **spec: Any) -> None:
+        """`folder`: of the run directory, or a `gs://` prefix."""
         self.server, self.cluster = server, cluster
-        self.directory = RunDirectory(open_store(folder / "run"))
+        self.directory = RunDirectory(open_store(f"{folder}/run"))
         self.now = datetime.now(UTC).timestamp()
-        install(server, str(folder / "run"), hosts, **spec)
+        install(server, f"{folder}/run", hosts, **spec)
         self.health = Health()
         self.controller = self.another_controller()
 
