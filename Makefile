@@ -16,6 +16,10 @@ TARGETS ?= tpu controller
 IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMAGE_REPOSITORY)" --tag "$(IMAGE_TAG)" \
   --targets "$(TARGETS)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
+# Two at a time: much of the time is spent waiting. Those of one file share what they have trained.
+PYTEST = .venv/bin/python -m pytest -q
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -23,16 +27,16 @@ demo: $(READY) ## train a tiny agent on this machine, about half an hour, and wr
 	.venv/bin/nanocode run --preset demo --run-dir $(DEMO_RUN)
 
 test: lint ## all checks and tests
-	.venv/bin/python -m pytest -q -m "not image"
+	$(PYTEST) $(TWO) -m "not image"
 
 test-fast: $(READY) ## the tests that take seconds
-	.venv/bin/python -m pytest -q -m "not slow and not image"
+	$(PYTEST) $(TWO) -m "not slow and not image"
 
 test-image: $(READY) ## build the controller's and the cpu image without an engine, and look at them (Debian, root)
-	.venv/bin/python -m pytest -q -rs -s -m image tests/images
+	$(PYTEST) -rs -s -m image tests/images
 
 test-cluster: $(READY) ## the tests on a real Kubernetes control plane; builds it once, about 10 minutes, with Go
-	.venv/bin/python -m pytest -q -rs -m cluster tests/cluster
+	$(PYTEST) -rs -m cluster tests/cluster
 
 cluster-up: $(READY) ## a Kubernetes cluster with simulated v6e nodes and a bucket on this machine, to play with
 	@.venv/bin/python -m tests.cluster up
