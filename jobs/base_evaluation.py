@@ -9,13 +9,12 @@ from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import join_other_hosts, read_tokenizer
-from nanocode.data.shards import Rows
+from jobs.training import join_other_hosts, read_corpus, read_tokenizer, weights_of
+from nanocode.data.shards import INDEX, VALIDATION, Rows
 from nanocode.evals.bits import BitsPerByte, xz_bits_per_byte
 from nanocode.evals.core import Evaluator, TaskResult, core_metric, read_bundle
 from nanocode.text.corpus import validation_texts
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train.checkpoints import restore_weights
 from nanocode.train.loop import agreed
 from nanocode.train.preemption import Preempted
 from nanocode.train.setup import Setup, make_setup
@@ -27,10 +26,10 @@ def evaluate(task: Task) -> Outcome | None:
     """Measured by all hosts together; None for all but host 0, which publishes."""
     task.upstream("pretrain")
     join_other_hosts(task)
-    corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
+    corpus = read_corpus(task, INDEX, VALIDATION)
     tokenizer = read_tokenizer(task)
     setup = make_setup(task.settings)
-    weights = restore_weights(task.run.store, task.upstream("pretrain").outputs["checkpoint"], setup.weights)
+    weights = weights_of(task, "pretrain", setup)
     measure = BitsPerByte(setup.mesh, setup.model, tokenizer)
     bits: dict[str, float] = {}
     xz: dict[str, float] = {}

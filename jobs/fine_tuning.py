@@ -10,10 +10,19 @@ from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import Evaluate, HostBatches, Plan, join_other_hosts, read_tokenizer, run_training, weights_of
+from jobs.training import (
+    Evaluate,
+    HostBatches,
+    Plan,
+    join_other_hosts,
+    read_corpus,
+    read_tokenizer,
+    run_training,
+    weights_of,
+)
 from nanocode.agent.conversation import render
 from nanocode.data.packing import pack, waste
-from nanocode.data.shards import INDEX, Index, Rows, dtype_for, index_bytes, write_rows
+from nanocode.data.shards import INDEX, VALIDATION, Index, Rows, dtype_for, index_bytes, write_rows
 from nanocode.evals.bits import BitsPerByte
 from nanocode.evals.conversations import AssistantLoss
 from nanocode.run.exits import ConfigurationError
@@ -35,11 +44,12 @@ PACKING_BUFFER = 2000
 def train(task: Task) -> Outcome | None:
     join_other_hosts(task)
     settings, tokenizer = task.settings, read_tokenizer(task)
-    store = task.output.child(f"rows-{task.attempt}")  # attempts share nothing that is written
+    # Attempts share nothing that is written; what is packed here is read here.
+    store = task.nearby.store.child(f"{task.folder}/rows-{task.attempt}")
     with task.phase("packing"):
         counts = pack_rollouts(task, tokenizer, store)
     rows, held_out = Rows(store), Rows(store, "valid-conversations")
-    corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
+    corpus = read_corpus(task, INDEX, VALIDATION)
     weigh = assistant_targets(tokenizer.special, settings.sft.elsewhere)
     last: dict[str, JsonValue] = {}
 
@@ -91,8 +101,8 @@ def pack_rollouts(task: Task, tokenizer: Tokenizer, store: Store) -> Counter[str
     counts: Counter[str] = Counter()
     context = task.settings.model.context
     parts: dict[bool, list[list[int]]] = {False: [], True: []}
-    rollouts = task.run.store.child(task.upstream("synth").outputs["rollouts"])
-    for family, conversation in read_rollouts(rollouts):
+    name = task.upstream("synth").outputs["rollouts"]
+    for family, conversation in read_rollouts(task.near(name).child(name)):
         tokens = render(conversation, tokenizer).tokens[1:]  # packing puts the BOS
         if len(tokens) >= context:
             counts["too long"] += 1

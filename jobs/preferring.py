@@ -18,12 +18,12 @@ from pydantic import JsonValue
 
 from jobs.fine_tuning import Drift
 from jobs.stage import Outcome, Task
-from jobs.training import Evaluate, Plan, join_other_hosts, read_tokenizer, run_training, weights_of
+from jobs.training import Evaluate, Plan, join_other_hosts, read_corpus, read_tokenizer, run_training, weights_of
 from nanocode.agent.conversation import Message, from_json, render, to_json
 from nanocode.agent.policies import EnginePolicy, make_engine
 from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
-from nanocode.data.shards import order_of_rows
+from nanocode.data.shards import INDEX, VALIDATION, order_of_rows
 from nanocode.generate.engine import Sampling
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.segments import SegmentWriter
@@ -81,7 +81,7 @@ def train(task: Task) -> Outcome | None:
         rows = pair_rows(pairs, tokenizer, settings.model.context)
         reference = reference_log_probabilities(task, setup, weights, tokenizer, rows)
     del weights
-    corpus = task.run.store.child(task.upstream("corpus").outputs["corpus"])
+    corpus = read_corpus(task, INDEX, VALIDATION)
     weigh = assistant_targets(tokenizer.special)
     last: dict[str, JsonValue] = {}
 
@@ -122,7 +122,8 @@ def collect_pairs(task: Task, setup: Setup, weights: PyTree, tokenizer: Tokenize
     soul = read_soul(task.settings.soul)
     counts: Counter[str] = Counter()
     found: list[Pair] = []
-    for pair in read_pairs(task.run.store.child(task.upstream("synth").outputs["rollouts"])):
+    name = task.upstream("synth").outputs["rollouts"]
+    for pair in read_pairs(task.near(name).child(name)):
         found.append(pair)
         counts["from synthesis"] += 1
     engine = make_engine(setup.model, weights, tokenizer, task.settings.agent_eval.slots)

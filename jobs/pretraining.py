@@ -5,7 +5,7 @@ from jaxtyping import PyTree
 from pydantic import JsonValue
 
 from jobs.stage import Outcome, Task
-from jobs.training import Evaluate, HostBatches, Plan, join_other_hosts, read_tokenizer, run_training
+from jobs.training import Evaluate, HostBatches, Plan, join_other_hosts, read_corpus, read_tokenizer, run_training
 from nanocode.data.copying import with_copies
 from nanocode.data.shards import Rows
 from nanocode.evals.bits import BitsPerByte
@@ -30,7 +30,7 @@ SAMPLE_TEMPERATURE = 0.8
 def train(task: Task) -> Outcome | None:
     join_other_hosts(task)
     settings = task.settings
-    tokenizer, store = read_tokenizer(task), task.run.store.child(task.upstream("corpus").outputs["corpus"])
+    tokenizer, store = read_tokenizer(task), read_corpus(task)
     rows = Rows(store)
     validation = {kind: Rows(store, f"valid-{kind}") for kind in rows.index.valid}
     last: dict[str, JsonValue] = {}

@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import structlog
 from pydantic import JsonValue, ValidationError
 
 from jobs.console import Display, hide_late_writes, set_up_logging
+from nanocode.config.prices import GIGABYTE
 from nanocode.config.settings import Settings
+from nanocode.run import near
 from nanocode.run.attempts import superseded
 from nanocode.run.costs import dollars_per_hour
 from nanocode.run.digests import stage_digests
@@ -36,6 +39,7 @@ from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import read_settings
 from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import LocalStore, NotFound, StorageError, Store, open_store
+from nanocode.train.nearby import Nearby
 from nanocode.train.preemption import Preempted, Preemption
 
 log = structlog.get_logger()
@@ -95,6 +99,24 @@ class Task:
         """What this worker does of a split stage. Those that were begun by hand have attempts of their own, each."""
         together = self.digest[:12] if self.assigned is None else self.assigned
         return Leases(self.run.store.child(f"{self.stage}/leases/{together}"), self.worker, self.workers)
+
+    @cached_property
+    def nearby(self) -> Nearby:
+        """Where the machine of this attempt reads and saves what is bulky."""
+        claim = self.run.claimed(self.stage, self.attempt)
+        others = [open_store(place) for place in near.addresses(self.settings, self.run.store.url)]
+        there = near.of_slice(self.run, claim.slice) if claim is not None else None
+        return Nearby(self.run, self.stage, self.attempt, there, others, self.worker == 0, self._show_copying)
+
+    def near(self, name: str, *beginnings: str) -> Store:
+        """The store that has a folder of the run directory near here, or those of its objects whose names begin so."""
+        if self.nearby.is_home:
+            return self.run.store
+        with self.phase("copying"):
+            return self.nearby.brought(name, *beginnings)
+
+    def _show_copying(self, done: int, total: int) -> None:
+        self.display.show("copying between regions", done / GIGABYTE, total / GIGABYTE, "GB")
 
     def metrics(self) -> SegmentWriter:
         return SegmentWriter(self.run.store, self.stage, self.attempt, "metrics", self.worker)

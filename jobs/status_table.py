@@ -73,6 +73,12 @@ def drawn(found: dict[str, Any], width: int) -> RenderableType:
     if found.get("stored_dollars"):
         kept = f"{found['stored_bytes'] / GIGABYTE:.1f} GB in its bucket"
         title.append(f", about {dollars(found['stored_dollars'])} of it for {kept}")
+    if found.get("copied_bytes"):
+        crossed = f"{found['copied_bytes'] / GIGABYTE:.1f} GB between regions"
+        if found["copied_dollars"] is None:
+            title.append(f", and nobody has said what {crossed} cost (prices.egress_gb)")
+        else:
+            title.append(f", {dollars(found['copied_dollars'])} of it for {crossed}")
     if found["forecast_dollars"] and found["state"] != "done":
         without = f" without {listing(found['forecast_without'])}" if found["forecast_without"] else ""
         title.append(f", about {dollars(found['forecast_dollars'])} by the end{without}")

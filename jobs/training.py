@@ -19,7 +19,9 @@ from nanocode.config.settings import Settings, Training
 from nanocode.data.shards import Rows
 from nanocode.run.cadence import settle
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.goodput import LAST_SAVE
 from nanocode.run.segments import SegmentWriter, read_segments
+from nanocode.storage.objects import Store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
 from nanocode.train.checkpoints import Checkpoints, restore_weights
@@ -79,7 +81,7 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
     task.preemption.grace_seconds = stage.grace_seconds
     cadence = settle(task.run, task.stage, task.attempt, stage, keep=task.event)
     trainer = make_trainer(settings, stage, plan.steps)
-    checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, stage.keep_checkpoints)
+    checkpoints = Checkpoints(task.run, task.stage, task.attempt, task.digest, stage.keep_checkpoints, task.nearby)
     with task.phase("restore"):
         checkpoints.remove_half_written()
         restored = checkpoints.restore(trainer.state)
@@ -145,7 +147,9 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
         },
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    return Outcome({"checkpoint": checkpoints.found()[0].name}, facts, jax.device_count())
+    with task.phase(LAST_SAVE):
+        name = checkpoints.brought_home()
+    return Outcome({"checkpoint": name}, facts, jax.device_count())
 
 
 def _announced(step: Step, task: Task) -> Step:
@@ -239,4 +243,11 @@ def read_tokenizer(task: Task) -> Tokenizer:
 
 def weights_of(task: Task, stage: str, setup: Setup) -> PyTree:
     """The weights that an earlier training stage ended with, laid out over this stage's devices."""
-    return restore_weights(task.run.store, task.upstream(stage).outputs["checkpoint"], setup.weights)
+    name = task.upstream(stage).outputs["checkpoint"]
+    return restore_weights(task.near(name), name, setup.weights)
+
+
+def read_corpus(task: Task, *beginnings: str) -> Store:
+    """The corpus where this machine reads it; of one that is far away only what begins so, if anything is given."""
+    name = task.upstream("corpus").outputs["corpus"]
+    return task.near(name, *beginnings).child(name)

@@ -31,6 +31,8 @@ class Written:
     """As in `Observed`."""
     shown: float | None = None
     """When a status was last published by whoever was the controller before; None: never, or it is not known."""
+    dollars_copied: float = 0.0
+    """As in `Observed`."""
 
 
 class Journal(Protocol):

@@ -163,3 +163,5 @@ class Observed:
     """What cluster and CPU nodes cost while an attempt lives or a slice is held."""
     dollars_stored: float = 0.0
     """What keeping the run has cost so far, as an estimate."""
+    dollars_copied: float = 0.0
+    """What has gone from region to region, as far as its price is known."""

@@ -264,11 +264,11 @@ def _end(one: Slice, now: float) -> float:
 
 
 def spent(seen: Observed) -> float:
-    """Dollars so far: the slices, what cluster and CPU nodes cost while the run was at work, and its bucket."""
+    """Dollars so far: the slices, cluster and CPU nodes while the run was at work, its bucket, and copies elsewhere."""
     lives = [_life(attempt, seen.now) for stage in seen.stages for attempt in stage.attempts]
     holds = [(one.requested, _end(one, seen.now)) for one in seen.slices if one.requested is not None]
     at_work = hours(union([*lives, *holds])) * seen.dollars_per_hour_at_work
-    return sum(bill(seen).values()) + at_work + seen.dollars_stored
+    return sum(bill(seen).values()) + at_work + seen.dollars_stored + seen.dollars_copied
 
 
 def burning(seen: Observed) -> list[float]:

@@ -123,6 +123,7 @@ class Reconciler:
             looked,
             written.dollars_per_hour_at_work,
             written.dollars_stored,
+            written.dollars_copied,
         )
 
     def _strays(

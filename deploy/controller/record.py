@@ -1,6 +1,6 @@
 """The journal in the run directory.
 
-    slices/<name>/REQUEST.json       zone and price, before anything is asked for
+    slices/<name>/REQUEST.json       zone, price, and the bucket near it, before anything is asked for
     slices/<name>/<fact>.json        `ready`, `released`, `gone`, or the trouble that it came to: when, and why
     controller/told/<key>            what the user was told
     controller/status.json           the last decision, for people and programs that ask; nothing is decided on it
@@ -26,7 +26,7 @@ from deploy.controller.observed import Attempt, Slice, Stage, Trouble
 from deploy.controller.signs import Signs
 from nanocode.config import prices
 from nanocode.config.settings import Controller, Settings, from_yaml
-from nanocode.run import stored
+from nanocode.run import copied, near, stored
 from nanocode.run.attempts import End, Stop, record, recorded
 from nanocode.run.digests import digests_beside
 from nanocode.run.directory import Claim, Marker, RunDirectory, numbers
@@ -91,7 +91,9 @@ class RunJournal:
         slices = tuple(_priced(self._slices[name], policy) for name in sorted(self._slices))
         at_work = prices.dollars_per_hour_at_work(settings.prices)
         kept, shown = self._dollars_stored(settings), self._last_shown()
-        return Written(intent, policy, settings.budget, stages, slices, frozenset(self._told), at_work, kept, shown)
+        crossed = copied.dollars(settings.prices, copied.total(self._children(copied.FOLDER))) or 0.0
+        told = frozenset(self._told)
+        return Written(intent, policy, settings.budget, stages, slices, told, at_work, kept, shown, crossed)
 
     def _last_shown(self) -> float | None:
         """When the controller before us published its last status; read once, and never decided on."""
@@ -115,7 +117,9 @@ class RunJournal:
         if self._stored is None or (self._stored and 0 <= at - self._stored[-1][0] < stored.SECONDS_BETWEEN):
             return
         with suppress(StorageError):
-            self._stored.append(stored.measure(self._run, at))
+            settings = self.settings
+            elsewhere = near.addresses(settings, self._run.store.url) if settings is not None else ()
+            self._stored.append(stored.measure(self._run, at, elsewhere))
 
     def _children(self, folder: str) -> tuple[str, ...]:
         """What is in it; no question where this look found no folder that it could be in."""
@@ -237,9 +241,15 @@ class RunJournal:
     def request(self, name: str, zone: str, dollars_per_hour: float | None, at: float) -> str:
         wish = {"zone": zone, "dollars_per_hour": dollars_per_hour, "at": at}
         wish |= {"maker": maker} if (maker := self.maker()) else {}
+        wish |= {"near": place} if (place := self._near(zone)) is not None else {}
         if self._create(f"slices/{name}/REQUEST.json", wish):
             return zone
         return str(_answered(lambda: self._fact(name, "REQUEST"))["zone"])
+
+    def _near(self, zone: str) -> str | None:
+        """Where a slice there reads and saves, if not in the run directory."""
+        buckets = self.settings.cloud.buckets if self.settings is not None else {}
+        return near.address(buckets, near.region_of(zone), self._run.store.url)
 
     def note(self, name: str, fact: str, at: float, reason: str = "") -> None:
         known = self._slices.get(name)

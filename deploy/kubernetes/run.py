@@ -233,8 +233,12 @@ class Run:
         return policy.mistake_minutes * 60
 
     def _refuse_elsewhere(self, spec: Spec, settings: Settings) -> None:
-        if spec.provisioner != EXISTING:
-            refuse_elsewhere(self.directory.store.url, settings.controller.zones)
+        if spec.provisioner == EXISTING:
+            return
+        asked = spec.provisioner
+        if asked == AUTO and settings.cloud.buckets:
+            asked = self._queued.chosen(settings.controller.zones, settings.cloud)
+        refuse_elsewhere(self.directory.store.url, settings, second=asked != GKE)
 
     def settle(self, training_run: Object) -> None:
         """Take up a spec that has changed, whole or not at all; `problem` says what is wrong with it.

@@ -39,7 +39,7 @@ def machines(
             "no image is named: say --set cloud.image=REGISTRY/jobs@sha256:..., as `make push` says"
         )
 
-    refuse_elsewhere(run.store.url, settings.controller.zones, settings.cloud.project, settings.prices.egress_gb)
+    refuse_elsewhere(run.store.url, settings)
 
     def cloud() -> Cloud:
         return now().cloud

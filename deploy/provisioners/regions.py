@@ -1,12 +1,16 @@
 """Zones in another region than the run's bucket are refused: every step there would read and save across regions.
 
-That is billed by the byte, and slow. A run in two regions would need a bucket in each, and a copy of what its stages
-read; there is no such copy here, so a run stays where its bucket is.
+That is billed by the byte, and slow. With a bucket in their own region, which `cloud.buckets` names, slices of the
+Cloud TPU API read and save there, and what they need is copied once (`nanocode.run.near`).
 """
 
 from collections.abc import Iterable
+from functools import cache
 
+from nanocode.config.settings import Settings
+from nanocode.run import near
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.near import region_of
 from nanocode.storage.gcs import bucket_places
 
 CONTINENTS = {"us": ("us-",), "eu": ("europe-",), "asia": ("asia-",)}
@@ -22,17 +26,40 @@ DUAL = {
 """cloud.google.com/storage/docs/locations, predefined dual-regions."""
 
 
-def refuse_elsewhere(run: str, zones: Iterable[str], project: str | None = None, egress: float | None = None) -> None:
-    """`ConfigurationError` where a zone is in another region than the bucket of the run directory `run`.
+def refuse_elsewhere(run: str, settings: Settings, second: bool = True) -> None:
+    """`ConfigurationError` where slices of a zone would read and save across regions.
 
-    `egress`: dollars for a GB from region to region. Where nobody says where the bucket is, nothing is refused;
-    `StorageError` where there is no answer.
+    `second`: whether they may use the bucket that `cloud.buckets` names for their region, as those of the Cloud TPU API
+    can. Where nobody says where a bucket is, nothing is refused for that; `StorageError` where there is no answer.
     """
-    zones = tuple(zones)
-    if run.startswith("gs://") and zones:
-        places = bucket_places(run)
-        if places and (far := elsewhere(zones, places)):
-            raise ConfigurationError(sentence(run, places, far[0], project, egress))
+    zones = settings.controller.zones
+    if not run.startswith("gs://") or not zones:
+        return
+    where = cache(bucket_places)
+    for zone in zones:
+        bucket = settings.cloud.buckets.get(region_of(zone)) if second else None
+        if bucket is None or near.address(settings.cloud.buckets, region_of(zone), run) is None:
+            if is_far(zone, where(run)):
+                raise ConfigurationError(sentence(run, where(run), zone, settings, second))
+        elif where(run) and not is_far(zone, where(run)):
+            raise ConfigurationError(
+                f"cloud.buckets names {bucket} for {region_of(zone)}, where {_bucket(run)} is already: leave it out"
+            )
+        elif is_far(zone, where(bucket)):
+            raise ConfigurationError(
+                f"cloud.buckets names {bucket} for {region_of(zone)}, and it is in {', '.join(where(bucket))}: name "
+                f"one there, as `{creation(f'{_bucket(run)}-{region_of(zone)}', zone, settings)}` makes it"
+            )
+        elif settings.budget.dollars is not None and settings.prices.egress_gb is None:
+            raise ConfigurationError(
+                f"nobody has said what it costs to copy a GB to {region_of(zone)}, so the budget of "
+                f"${settings.budget.dollars:.2f} cannot be kept: set prices.egress_gb"
+            )
+
+
+def is_far(zone: str, places: Iterable[str]) -> bool:
+    """Whether a bucket in these places is in another region; nobody knows it of one in none."""
+    return bool(places) and bool(elsewhere([zone], places))
 
 
 def elsewhere(zones: Iterable[str], places: Iterable[str]) -> list[str]:
@@ -42,16 +69,31 @@ def elsewhere(zones: Iterable[str], places: Iterable[str]) -> list[str]:
     return [zone for zone in zones if region_of(zone) not in regions and not zone.startswith(continents)]
 
 
-def region_of(zone: str) -> str:
-    return zone.rpartition("-")[0]
-
-
-def sentence(run: str, places: Iterable[str], zone: str, project: str | None, egress: float | None) -> str:
-    bucket, region = run.removeprefix("gs://").partition("/")[0], region_of(zone)
+def sentence(run: str, places: Iterable[str], zone: str, settings: Settings, second: bool) -> str:
+    region, egress = region_of(zone), settings.prices.egress_gb
     costs = "is billed by the byte" if egress is None else f"costs ${egress:g} a GB"
-    make = f"gcloud storage buckets create gs://{bucket}-{region} --location={region}"
-    make += f" --project={project}" if project else ""
+    theirs = f"{_bucket(run)}-{region}"
+    make = creation(theirs, zone, settings)
+    if second:
+        move = f"have a bucket there too: `{make}`, then --set 'cloud.buckets={{{region}: {theirs}}}'"
+    else:
+        move = f"begin a run in a bucket there: `{make}`"
     return (
-        f"zone {zone} is in another region than gs://{bucket} ({', '.join(places)}), and what crosses regions {costs}: "
-        f"take it out of controller.zones, or begin a run in a bucket there: `{make}`"
+        f"zone {zone} is in another region than {_bucket(run)} ({', '.join(places)}), and what crosses regions "
+        f"{costs}: take it out of controller.zones, or {move}"
     )
+
+
+def creation(bucket: str, zone: str, settings: Settings) -> str:
+    """The commands that make a bucket in a zone's region, and let slices use it."""
+    # Soft delete would keep, and bill, every checkpoint for seven days after it is pruned.
+    make = f"gcloud storage buckets create {bucket} --location={region_of(zone)} --soft-delete-duration=0s"
+    make += f" --project={settings.cloud.project}" if settings.cloud.project else ""
+    if (account := settings.cloud.service_account) is None:
+        return make
+    member = f"--member=serviceAccount:{account} --role=roles/storage.objectUser"
+    return f"{make} && gcloud storage buckets add-iam-policy-binding {bucket} {member}"
+
+
+def _bucket(url: str) -> str:
+    return f"gs://{url.removeprefix('gs://').partition('/')[0]}"

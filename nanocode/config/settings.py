@@ -39,6 +39,7 @@ Provisioner = Literal["local", "existing", "gke", "queued-resource", "auto"]
 OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bucket = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
 
 
 class Section(BaseModel):
@@ -421,6 +422,8 @@ class Cloud(Section):
     """Without them the subnetwork needs Private Google Access to reach bucket and registry."""
     secrets: dict[str, str] = Field(default_factory=dict, json_schema_extra=OPERATING)
     """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
+    buckets: dict[str, Bucket] = Field(default_factory=dict, json_schema_extra=OPERATING)
+    """Region (`europe-west4`) -> bucket in it, where slices of another region than the run's bucket read and save."""
     queue_minutes: float = Field(default=15.0, gt=0, json_schema_extra=OPERATING)
     """For which a request waits in the queue of a zone that has no machines, before the next zone is asked."""
     unattended_minutes: float = Field(default=60.0, gt=0, json_schema_extra=OPERATING)

@@ -24,6 +24,8 @@ from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import LocalStore, NotFound, Store
 
 INDEX = "index.json"
+VALIDATION = "valid-"
+"""How the names of all begin that training does not read."""
 Tokens = npt.NDArray[np.unsignedinteger]
 
 
@@ -138,10 +140,10 @@ class Rows:
         self._cache = cache or Path.home() / ".cache" / "nanocode" / "shards"
         if split == "train":
             self.shards = self.index.train
-        elif (kind := split.removeprefix("valid-")) in self.index.valid:
+        elif (kind := split.removeprefix(VALIDATION)) in self.index.valid:
             self.shards = (self.index.valid[kind],)
         else:
-            known = ["train", *(f"valid-{kind}" for kind in self.index.valid)]
+            known = ["train", *(f"{VALIDATION}{kind}" for kind in self.index.valid)]
             raise ConfigurationError(f"the corpus at {store.url} has no split {split!r}: it has {', '.join(known)}")
         self.bytes = sum(shard.bytes for shard in self.shards)
         self._ends = np.cumsum([shard.rows for shard in self.shards])

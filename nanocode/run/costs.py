@@ -13,7 +13,7 @@ from typing import Any
 
 from nanocode.config import prices
 from nanocode.config.settings import Settings
-from nanocode.run import stored
+from nanocode.run import copied, stored
 from nanocode.run.directory import Claim, RunDirectory
 from nanocode.storage.objects import NotFound
 
@@ -77,11 +77,14 @@ class Bill:
     """Dollars for its bucket, as an estimate."""
     stored_bytes: int = 0
     """When it was weighed last."""
+    copied: float | None = 0.0
+    """Dollars for what went from region to region; None: nobody has said what that costs."""
+    copied_bytes: int = 0
 
     @property
     def dollars(self) -> float:
         """As far as prices are known."""
-        return sum(one.dollars or 0.0 for one in self.slices) + self.at_work + self.stored
+        return sum(one.dollars or 0.0 for one in self.slices) + self.at_work + self.stored + (self.copied or 0.0)
 
     @property
     def unpriced(self) -> list[str]:
@@ -97,12 +100,14 @@ def bill(run: RunDirectory, settings: Settings, attempts: Attempts, now: float) 
     found = (*(one for one in slices if one is not None), *_there_anyway(table, attempts, now))
     at_work = [(claim.claimed.timestamp(), now if ended is None else ended) for claim, ended in attempts]
     at_work += [one.held for one in found if one.held is not None]
-    known = weighed(run, settings)
+    known, crossed = weighed(run, settings), copied.total(run.store.children(copied.FOLDER))
     return Bill(
         found,
         hours(union(at_work)) * prices.dollars_per_hour_at_work(settings.prices),
         stored.dollars(run, settings.prices, known, now),
         known[-1][1] if known else 0,
+        copied.dollars(settings.prices, crossed),
+        crossed,
     )
 
 

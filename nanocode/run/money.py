@@ -38,6 +38,8 @@ def money(
         "unpriced_zones": found.unpriced,
         "stored_bytes": found.stored_bytes,
         "stored_dollars": found.stored,
+        "copied_bytes": found.copied_bytes,
+        "copied_dollars": found.copied,
         "slices": [
             {
                 "name": one.name,

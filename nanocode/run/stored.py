@@ -2,7 +2,9 @@
 
     controller/stored/<unix seconds>-<bytes>      one measurement; empty, its name says all
 
-Soft delete, which a bucket may have, keeps and bills what was deleted; that is not seen here.
+Weighed are the run directory, and what its stages have in buckets of other regions (`nanocode.run.near`) that the
+settings name and whoever weighs may list. Soft delete, which a bucket may have, keeps and bills what was deleted; that
+is not seen here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +14,7 @@ from itertools import pairwise
 from nanocode.config import prices
 from nanocode.config.settings import Prices
 from nanocode.run.directory import RunDirectory
+from nanocode.storage.objects import StorageError, open_store
 
 FOLDER = "controller/stored"
 SECONDS_BETWEEN = 3600.0
@@ -34,9 +37,12 @@ def measurements(names: Iterable[str]) -> list[tuple[float, int]]:
     return sorted(found)
 
 
-def measure(run: RunDirectory, at: float) -> tuple[float, int]:
-    """Weigh the run now, and write it down; `StorageError` without an answer."""
+def measure(run: RunDirectory, at: float, elsewhere: Iterable[str] = ()) -> tuple[float, int]:
+    """Weigh the run now, and write it down; `StorageError` without an answer. `elsewhere`: its folders far away."""
     size = run.store.size()
+    for place in elsewhere:
+        with suppress(StorageError):
+            size += open_store(place).size()
     run.store.write(f"{FOLDER}/{int(at)}-{size}", b"")
     return float(int(at)), size
 

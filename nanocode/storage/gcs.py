@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nanocode.storage.objects import (
@@ -19,6 +20,7 @@ from nanocode.storage.objects import (
     Refused,
     StaleGeneration,
     StorageError,
+    Store,
     aside,
     checked,
     checked_prefix,
@@ -146,11 +148,26 @@ class GcsStore:
             with aside(path, lambda file: blob.download_to_file(file, timeout=TIMEOUT_SECONDS)) as temporary:
                 os.replace(temporary, path)
 
-    def checksum(self, name: str) -> Names:
-        blob = self._blob(name)
-        with translated_gcs(self._where(name)):
-            blob.reload(timeout=TIMEOUT_SECONDS, retry=gcs_retry())
-            return [str(blob.size), str(blob.crc32c)]
+    def checksums(self, prefix: str = "") -> dict[str, Names]:
+        full = self._prefix + checked_prefix(prefix)
+        with translated_gcs(f"{self.url}/{prefix}"):
+            fields = "items(name,size,crc32c),nextPageToken"
+            blobs = self._bucket.list_blobs(prefix=full, fields=fields, timeout=TIMEOUT_SECONDS)
+            return {blob.name.removeprefix(self._prefix): [str(blob.size), str(blob.crc32c)] for blob in blobs}
+
+    def copy(self, name: str, to: Store) -> None:
+        if not isinstance(to, GcsStore):
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "object"
+                self.download(name, path)
+                to.upload(path, name)
+            return
+        source, target = self._blob(name), to._blob(name)
+        with translated_gcs(f"{self._where(name)}, which is copied to {to.url},"):
+            # A large object takes several calls between regions; each says how the next one goes on.
+            token, _, _ = target.rewrite(source, timeout=TIMEOUT_SECONDS, retry=gcs_retry())
+            while token is not None:
+                token, _, _ = target.rewrite(source, token=token, timeout=TIMEOUT_SECONDS, retry=gcs_retry())
 
     def _blob(self, name: str) -> "Blob":
         return self._bucket.blob(self._prefix + checked(name))

@@ -107,8 +107,17 @@ class Store(Protocol):
     def download(self, name: str, path: Path) -> None:
         """Copy the object to a local file, streamed; the file is there whole or not at all."""
 
-    def checksum(self, name: str) -> Names:
-        """Size in bytes and CRC-32C in base64, as the bucket keeps it; a local file is read for it."""
+    def checksums(self, prefix: str = "") -> dict[str, Names]:
+        """Size in bytes and CRC-32C in base64 of every object whose name begins with `prefix`.
+
+        A bucket knows them, and is asked once per `PAGE` names; local files are read for it.
+        """
+
+    def copy(self, name: str, to: "Store") -> None:
+        """Publish the object in another store under the same name, as `write` does.
+
+        From bucket to bucket the bytes go from server to server, and never through this machine.
+        """
 
 
 def open_store(location: str | Path) -> Store:
@@ -246,13 +255,15 @@ class LocalStore:
             with aside(path, lambda file: shutil.copyfileobj(source, file, 1 << 20)) as temporary:
                 os.replace(temporary, path)
 
-    def checksum(self, name: str) -> Names:
-        path = self._path(name)
-        crc = google_crc32c.Checksum()
-        with translated(path), path.open("rb") as file:
-            while block := file.read(1 << 22):
-                crc.update(block)
-            return [str(file.tell()), base64.b64encode(crc.digest()).decode()]
+    def checksums(self, prefix: str = "") -> dict[str, Names]:
+        found = {}
+        for name in self.list(prefix):
+            with suppress(NotFound):  # deleted meanwhile
+                found[name] = self._checksum(name)
+        return found
+
+    def copy(self, name: str, to: Store) -> None:
+        to.upload(self._path(name), name)
 
     def sweep(self, older_than_seconds: float = 86_400.0) -> int:
         """Remove what killed writers left aside, if older than any living writer's (a day); how many there were."""
@@ -267,6 +278,14 @@ class LocalStore:
 
     def _path(self, name: str) -> Path:
         return self.root / checked(name)
+
+    def _checksum(self, name: str) -> Names:
+        path = self._path(name)
+        crc = google_crc32c.Checksum()
+        with translated(path), path.open("rb") as file:
+            while block := file.read(1 << 22):
+                crc.update(block)
+            return [str(file.tell()), base64.b64encode(crc.digest()).decode()]
 
     def _expect(self, name: str, generation: int) -> None:
         if self.generation(name) != generation:

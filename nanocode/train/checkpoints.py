@@ -1,8 +1,9 @@
 """Checkpoints of one stage: Orbax writes them in the background, a marker says that one is whole.
 
     <stage>/attempts/<n>/checkpoints/<step>/         what Orbax wrote
-    <stage>/attempts/<n>/checkpoints/<step>.json     published last: input digest, position of the batches, and size
-                                                     and CRC-32C of every file
+    <stage>/attempts/<n>/checkpoints/<step>.json     published last: input digest, position of the batches, size and
+                                                     CRC-32C of every file, and, where a machine of another region
+                                                     saved them, the store that they are `at`
 
 Only a marked checkpoint with the wanted digest counts. Restoring tries the newest of any attempt, checks it against
 its marker, and falls back to the one before, loudly, when it is damaged. An attempt that a later one has overtaken
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from jaxtyping import PyTree
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import StorageError, Store
+from nanocode.train.nearby import Nearby
 from nanocode.train.preemption import Preempted
 
 log = structlog.get_logger()
@@ -43,13 +45,19 @@ class Found:
     step: int
     marker: dict[str, Any]
     name: str
-    """Of the folder, in the run's store."""
+    """Of the folder, in the run's store and in every other."""
+    at: str
+    """The store that has its files."""
 
 
 class Checkpoints:
     """Saves into one attempt; restores from all. With several hosts, every host makes the same calls."""
 
-    def __init__(self, run: RunDirectory, stage: str, attempt: int, digest: str, keep: int = 3) -> None:
+    def __init__(
+        self, run: RunDirectory, stage: str, attempt: int, digest: str, keep: int = 3, nearby: Nearby | None = None
+    ) -> None:
+        """`nearby`: where this machine saves; None: in the run directory."""
+        self._near = nearby if nearby is not None else Nearby(run, stage, attempt)
         self._run, self._stage, self._digest, self._keep = run, stage, digest, keep
         self._attempt = attempt
         self._damaged: set[str] = set()
@@ -71,7 +79,7 @@ class Checkpoints:
         name = self._name(self._attempt, step)
         marker = {"step": step, "input_digest": self._digest, "position": position}
         with _one_line(name):
-            self._saver.save(epath.Path(_location(self._run.store, name)), args=ocp.args.PyTreeSave(state), force=True)
+            self._saver.save(epath.Path(_location(self._near.store, name)), args=ocp.args.PyTreeSave(state), force=True)
         self._publishing = self._publisher.submit(self._publish, name, marker, began)
         return time.monotonic() - held
 
@@ -96,27 +104,44 @@ class Checkpoints:
         `ConfigurationError` when one is whole but of another shape.
         """
         found = self._agreed(self._newest_whole())
-        return (self._load(found, like), found) if found else None
+        if found is None:
+            return None
+        self._bring(found, self._near.store)
+        return self._load(found, like), found
+
+    def brought_home(self) -> str:
+        """The newest one's name, once its files are in the run directory, as of all that a stage's marker names.
+
+        Of several hosts only host 0 asks. `StorageError` when it cannot be had, and so has to be made again.
+        """
+        found = self.found()[0]
+        if "at" in found.marker:
+            place, trouble = self._whole(found)
+            if place is None:
+                raise StorageError(f"checkpoint {found.name} is damaged ({trouble}): the same command makes it again")
+            self._bring(replace(found, at=place), self._run.store)
+        return found.name
 
     def remove_half_written(self) -> None:
         """Remove what earlier attempts began to save and never marked; host 0 does it for all.
 
         One of them may live still and write into what is removed: `_publish` sees that it was overtaken.
         """
-        store = self._run.store
         earlier = [claim.attempt for claim in self._run.attempts(self._stage) if claim.attempt < self._attempt]
         for attempt in earlier if jax.process_index() == 0 else ():
             folder = f"{self._stage}/attempts/{attempt}/checkpoints"
-            there = store.children(folder)
-            for child in there:
-                if not child.endswith(".json") and f"{child}.json" not in there:
-                    _remove(store, f"{folder}/{child}")
+            marked = [name.removesuffix(".json") for name in self._run.store.children(folder) if name.endswith(".json")]
+            for store in self._near.stores():
+                with self._near.tolerating(store):
+                    for child in store.children(folder):
+                        if not child.endswith(".json") and child not in marked:
+                            _remove(store, f"{folder}/{child}")
 
     def _newest_whole(self) -> Found | None:
         for found in self.found():
-            trouble = self._damage(found)
-            if trouble is None:
-                return found
+            place, trouble = self._whole(found)
+            if place is not None:
+                return replace(found, at=place)
             self._damaged.add(found.name)
             log.warning("checkpoint is damaged, falling back to the one before", name=found.name, trouble=trouble)
         return None
@@ -127,12 +152,20 @@ class Checkpoints:
             return found
         own = (found.attempt, found.step) if found else (0, 0)
         attempt, step = multihost_utils.broadcast_one_to_all(np.array(own, np.int64)).tolist()
-        if not attempt:
-            return None
+        if (attempt, step) == own:
+            return found
         return next(one for one in self.found() if (one.attempt, one.step) == (attempt, step))
 
+    def _bring(self, found: Found, to: Store) -> None:
+        """Have its files in a store; once they are in the run directory, its marker says so."""
+        files = {f"{found.name}/{file}": sums for file, sums in found.marker["files"].items()}
+        self._near.bring(files, self._near.store_at(found.at), to)
+        if "at" in found.marker and to.url == self._run.store.url and jax.process_index() == 0:
+            marker = {key: value for key, value in found.marker.items() if key != "at"}
+            to.write(found.name + ".json", json.dumps(marker).encode())
+
     def _load(self, found: Found, like: PyTree) -> PyTree:
-        location = epath.Path(_location(self._run.store, found.name))
+        location = epath.Path(_location(self._near.store, found.name))
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             saved = checkpointer.metadata(location).item_metadata.tree
             _refuse_other_shapes(found.name, saved, like)
@@ -151,14 +184,15 @@ class Checkpoints:
         self.save_seconds = time.monotonic() - began
         if jax.process_index() != 0:
             return
-        store = self._run.store
-        files = {file.removeprefix(name + "/"): store.checksum(file) for file in store.list(name + "/")}
+        store = self._near.store
+        files = {file.removeprefix(name + "/"): sums for file, sums in store.checksums(name + "/").items()}
         assert files, f"Orbax left nothing at {name}"
+        at = {} if self._near.is_home else {"at": store.url}
         # After the checksums: a later attempt removes files only once it is claimed, so these were whole until now.
         newest = max((claim.attempt for claim in self._run.attempts(self._stage)), default=self._attempt)
         if newest > self._attempt:
             raise Preempted(f"attempt {newest} of {self._stage} has overtaken attempt {self._attempt}, which leaves")
-        store.write(name + ".json", json.dumps({**marker, "files": files}).encode())
+        self._run.store.write(name + ".json", json.dumps({**marker, "files": files, **at}).encode())
         self._prune(name)
 
     def _prune(self, published: str) -> None:
@@ -168,7 +202,9 @@ class Checkpoints:
         for old in found:
             if old.name not in kept:
                 self._run.store.delete(old.name + ".json")  # the marker first: half a checkpoint never counts
-                _remove(self._run.store, old.name)
+                for store in self._near.stores(old.at):
+                    with self._near.tolerating(store):
+                        _remove(store, old.name)
 
     def _marked(self) -> Iterator[Found]:
         store = self._run.store
@@ -184,21 +220,17 @@ class Checkpoints:
                     except (ValueError, KeyError, TypeError, StorageError) as error:
                         log.warning("checkpoint marker is damaged", name=f"{folder}/{child}", trouble=str(error))
                         continue
-                    yield Found(claim.attempt, step, marker, f"{folder}/{step}")
+                    yield Found(claim.attempt, step, marker, f"{folder}/{step}", marker.get("at", store.url))
 
-    def _damage(self, found: Found) -> str | None:
-        """What does not agree with the marker; None when all does."""
-        files = found.marker.get("files")
-        if not isinstance(files, dict) or not files:
-            return "its marker lists no files"
-        for file, wanted in files.items():
-            try:
-                have = self._run.store.checksum(f"{found.name}/{file}")
-            except StorageError as error:
-                return str(error)
-            if have != wanted:
-                return f"{file} has size and CRC-32C {have}, its marker says {wanted}"
-        return None
+    def _whole(self, found: Found) -> tuple[str | None, str]:
+        """The store in which its files agree with its marker: that one, near here, or the run's; else what does not."""
+        troubles = []
+        for url in dict.fromkeys((found.at, self._near.store.url, self._run.store.url)):
+            trouble = _damage(found, self._near.store_at(url))
+            if trouble is None:
+                return url, ""
+            troubles.append(trouble)
+        return None, troubles[0]
 
     def _name(self, attempt: int, step: int) -> str:
         return f"{self._stage}/attempts/{attempt}/checkpoints/{step}"
@@ -215,6 +247,24 @@ def _one_line(name: str) -> Iterator[None]:
                 f"no space left to write checkpoint {name}: free some, then the same command goes on"
             ) from error
         raise
+
+
+def _damage(found: Found, store: Store) -> str | None:
+    """What does not agree with the marker; None when all does."""
+    files = found.marker.get("files")
+    if not isinstance(files, dict) or not files:
+        return "its marker lists no files"
+    try:
+        there = store.checksums(found.name + "/")
+    except StorageError as error:
+        return str(error)
+    for file, wanted in files.items():
+        have = there.get(f"{found.name}/{file}")
+        if have is None:
+            return f"{store.url}/{found.name}/{file} is not there"
+        if have != wanted:
+            return f"{file} has size and CRC-32C {have}, its marker says {wanted}"
+    return None
 
 
 def _location(store: Store, name: str) -> str:

@@ -346,9 +346,25 @@ def test_a_file_size_limit_reads_like_a_full_disk(tmp_path: Path) -> None:
 
 def test_a_checksum_is_the_same_for_a_file_and_an_object_and_changes_with_one_bit(store: Store) -> None:
     store.write("a/x", b"123456789")
+    store.write("a/deep/y", b"123456788")
+    store.write("b", b"")
+    found = store.checksums("a/")
     # The check value of CRC-32C, 0xE3069283 (RFC 3720, appendix B.4, and every catalogue of CRCs).
-    assert store.checksum("a/x") == ["9", "4waSgw=="]
-    store.write("a/y", b"123456788")
-    assert store.checksum("a/y") != store.checksum("a/x")
-    with pytest.raises(NotFound):
-        store.checksum("a/z")
+    assert found["a/x"] == ["9", "4waSgw=="]
+    assert found["a/deep/y"][0] == "9" and found["a/deep/y"] != found["a/x"]
+    assert set(found) == {"a/x", "a/deep/y"} and store.checksums("c/") == {}
+
+
+@pytest.mark.parametrize("to", ["local", "gcs"])
+def test_a_copy_in_another_store_has_the_same_bytes_and_replaces_what_was_there(
+    store: Store, to: str, tmp_path: Path, gcs_url: str
+) -> None:
+    other = open_store(tmp_path / "other" if to == "local" else f"{gcs_url}-other")
+    store.write("a/b.bin", bytes(range(256)) * 40)
+    other.write("a/b.bin", b"older")
+    store.copy("a/b.bin", other)
+    assert other.read("a/b.bin") == store.read("a/b.bin") == bytes(range(256)) * 40
+    assert other.checksums() == store.checksums()
+    with pytest.raises(NotFound, match="a/absent"):
+        store.copy("a/absent", other)
+    assert other.list() == ["a/b.bin"]

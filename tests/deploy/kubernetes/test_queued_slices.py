@@ -218,7 +218,9 @@ def test_deleting_a_run_after_such_a_change_leaves_nothing_in_either_cloud(make:
 
 def test_zones_elsewhere_are_refused_before_anything_begins(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        run_module, "refuse_elsewhere", lambda url, zones: regions.refuse_elsewhere("gs://mine/d24", zones)
+        run_module,
+        "refuse_elsewhere",
+        lambda url, settings, second: regions.refuse_elsewhere("gs://mine/d24", settings, second),
     )
     monkeypatch.setattr(regions, "bucket_places", lambda url: ("europe-west4",))
     run = make(provisioner="queued-resource")
