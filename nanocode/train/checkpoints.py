@@ -223,12 +223,12 @@ class Checkpoints:
                     yield Found(claim.attempt, step, marker, f"{folder}/{step}", marker.get("at", store.url))
 
     def _whole(self, found: Found) -> tuple[str | None, str]:
-        """The store in which its files agree with its marker: that one, near here, or the run's; else what does not."""
+        """The store in which its files agree with its marker, that one or any other; None, and what does not."""
         troubles = []
-        for url in dict.fromkeys((found.at, self._near.store.url, self._run.store.url)):
-            trouble = _damage(found, self._near.store_at(url))
+        for store in self._near.stores(found.at):
+            trouble = _damage(found, store)
             if trouble is None:
-                return url, ""
+                return store.url, ""
             troubles.append(trouble)
         return None, troubles[0]
 

@@ -66,8 +66,8 @@ class Nearby:
         return self._known[url]
 
     def stores(self, *more: str) -> list[Store]:
-        """Wherever something of the run may be, each once; `more`: addresses besides those that we know of."""
-        known = (self.home, self.store, *self._others, *map(self.store_at, more))
+        """Wherever something of the run may be, each once; first what is at `more`, then near here, then at home."""
+        known = (*map(self.store_at, more), self.store, self.home, *self._others)
         return list({store.url: store for store in known}.values())
 
     @contextmanager
