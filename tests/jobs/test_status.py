@@ -18,7 +18,7 @@ from jobs import local, status_table
 from jobs.cli import main
 from jobs.status_table import table
 from nanocode.config.settings import load
-from nanocode.run import segments, status
+from nanocode.run import copied, segments, status
 from nanocode.run.attempts import End, Ending, ExitRecord, record
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -325,6 +325,18 @@ def test_without_a_price_there_is_no_forecast_and_the_zone_is_named(run: RunDire
     assert (found["forecast_dollars"], found["unpriced_zones"]) == (None, ["east"])
     assert "nobody has said what slices in east cost" in table(found, 160)
     assert "nanocode_run_forecast_dollars" not in exposition(found)
+
+
+def test_what_went_between_regions_is_told_with_its_price_or_as_unpriced(run: RunDirectory) -> None:
+    assert "between regions" not in table(status.read(run.store.url), 160)
+    copied.count(run, 3 * 2**30, "pretrain", 1)
+    found = status.read(run.store.url)
+    assert (found["copied_bytes"], found["copied_dollars"], found["spent_dollars"]) == (3 * 2**30, None, 0.0)
+    assert "nobody has said what 3.0 GB between regions cost (prices.egress_gb)" in table(found, 160)
+    run.add_config(read_settings(run).to_yaml().replace("egress_gb: null", "egress_gb: 0.05"))
+    found = status.read(run.store.url)
+    assert found["spent_dollars"] == found["copied_dollars"] == pytest.approx(0.15)
+    assert "$0.15 spent, $0.15 of it for 3.0 GB between regions" in table(found, 160)
 
 
 def finish_all(run: RunDirectory) -> None:

@@ -14,7 +14,7 @@ from deploy.controller import policies
 from deploy.controller.observed import Observed
 from deploy.controller.record import RunJournal
 from nanocode.config.settings import Settings, load
-from nanocode.run import costs
+from nanocode.run import copied, costs
 from nanocode.run.costs import Bill, bill
 from nanocode.run.directory import Claim, RunDirectory
 from nanocode.storage.objects import LocalStore
@@ -120,10 +120,28 @@ def test_the_controller_bills_the_same(run: RunDirectory) -> None:
     slice_(run, "slice-1", asked=9, ready=8, released=6, gone=5)
     slice_(run, "slice-2", "east", None, asked=4, ready=2)
     slice_(run, "slice-3", asked=3, ready=3, preempted=2, released=2, gone=1)
-    written = RunJournal(run).read()
+    copied.count(run, 4 * 2**30, "pretrain", 1)
+    run.add_config(settings(run, "prices.egress_gb=0.5").to_yaml())
+    written, found = RunJournal(run).read(), bill(run, settings(run, "prices.egress_gb=0.5"), (), NOW)
     seen = Observed(
-        NOW, written.intent, written.stages, written.slices, dollars_per_hour_at_work=written.dollars_per_hour_at_work
+        NOW,
+        written.intent,
+        written.stages,
+        written.slices,
+        dollars_per_hour_at_work=written.dollars_per_hour_at_work,
+        dollars_copied=written.dollars_copied,
     )
-    assert policies.bill(seen) == pytest.approx(by_slice(billed(run)))
-    assert policies.spent(seen) == pytest.approx(billed(run).dollars)
-    assert policies.spent(seen) == pytest.approx(12.0 + 10.0 + 4.0 + 4.0)
+    assert policies.bill(seen) == pytest.approx(by_slice(found))
+    assert policies.spent(seen) == pytest.approx(found.dollars)
+    assert policies.spent(seen) == pytest.approx(12.0 + 10.0 + 4.0 + 4.0 + 2.0)
+
+
+def test_what_was_copied_between_regions_is_in_the_bill_and_without_a_price_known_as_that(run: RunDirectory) -> None:
+    assert (billed(run).copied, billed(run).copied_bytes) == (0.0, 0)
+    for size in (2**30, 2**30, 2**29):
+        copied.count(run, size, "base-eval", 12)
+    run.store.write("copied/nonsense", b"")
+    priced = bill(run, settings(run, "prices.egress_gb=0.02"), (), NOW)
+    assert (priced.copied_bytes, priced.copied) == (2.5 * 2**30, pytest.approx(0.05))
+    assert priced.dollars == priced.copied
+    assert billed(run).copied is None and billed(run).dollars == 0.0

@@ -9,7 +9,7 @@ from nanocode.run import stored
 from nanocode.run.costs import bill
 from nanocode.run.directory import RunDirectory
 from nanocode.storage.objects import StorageError, open_store
-from tests.gcs import gcs_url
+from tests.gcs import AWAY, gcs_url
 
 __all__ = ["gcs_url"]
 
@@ -50,6 +50,18 @@ def test_a_bucket_is_weighed_once_an_hour_and_is_in_the_bill_and_in_what_the_bud
     assert written.dollars_stored == pytest.approx(2 * 100 / 1024, rel=0.05)
     assert found.stored == pytest.approx(3 * 100 / 1024, rel=0.05) and found.dollars == found.stored
     assert 2**20 <= found.stored_bytes < 1.1 * 2**20
+
+
+def test_what_the_run_has_in_another_region_is_weighed_with_it(gcs_url: str) -> None:
+    away = f"{{europe-west4: gs://{AWAY}, asia-east1: gs://not-there}}"
+    run = run_at(gcs_url, "prices.storage_gb_month=73000", f"cloud.buckets={away}")
+    open_store(f"gs://{AWAY}/{gcs_url.removeprefix('gs://')}").write("corpus/x", bytes(2**20))
+    open_store(f"gs://{AWAY}/another-run").write("corpus/x", bytes(2**20))
+    journal = RunJournal(run)
+    journal.read()
+    journal.show(IDLE, BEGAN)
+    (name,) = run.store.children(stored.FOLDER)
+    assert 2**20 <= int(name.partition("-")[2]) < 1.1 * 2**20
 
 
 def test_nobody_weighs_what_has_no_price_or_is_not_in_a_bucket(gcs_url: str, tmp_path: object) -> None:

@@ -13,6 +13,7 @@ from deploy.controller.decision import Decision, StageState, State
 from deploy.controller.observed import Stage, Trouble
 from deploy.controller.record import STATUS, RunJournal
 from nanocode.config.settings import Budget, Settings, from_yaml, load
+from nanocode.run import near
 from nanocode.run.attempts import End, Ending, Stop, recorded
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -154,6 +155,23 @@ def test_forgiving_names_the_last_attempt(run: RunDirectory) -> None:
     journal.claim("tokenizer", 2, "a" * 32, None)
     change_intent(run, forgiven=forgive(run, ("tokenizer", "corpus")))
     assert journal.read().intent.forgiven == {"tokenizer": 2, "corpus": 0}
+
+
+def test_a_slice_keeps_the_bucket_that_was_near_it_when_it_was_asked_for(run: RunDirectory) -> None:
+    def named(bucket: str) -> None:
+        text = settings(run).to_yaml().replace("buckets: {}", f"buckets: {{europe-west4: {bucket}}}")
+        run.add_config(text)
+
+    named("gs://first")
+    journal = RunJournal(run)
+    journal.read()
+    journal.request("slice-1", "europe-west4-a", 4.0, NOW)
+    journal.request("slice-2", "us-east5-b", 4.0, NOW)
+    assert [near.of_slice(run, name) for name in ("slice-2", "slice-3", "pool")] == [None] * 3
+    run.add_config(settings(run).to_yaml().replace("gs://first", "gs://later"))
+    journal.read()
+    journal.request("slice-1", "europe-west4-a", 4.0, NOW)
+    assert json.loads(run.store.read("slices/slice-1/REQUEST.json"))["near"] == f"gs://first{run.store.url}"
 
 
 def test_the_life_of_a_slice_is_written_once(run: RunDirectory) -> None:

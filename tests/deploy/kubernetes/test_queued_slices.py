@@ -1,5 +1,6 @@
 """A TrainingRun whose slices are queued resources, and one whose provisioner changes while it holds a slice."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class Run(World):
         self, server: ApiServer, cluster: Cluster, folder: Path, patch: pytest.MonkeyPatch, **spec: Any
     ) -> None:
         zones = {"zones": [A, B], "dollarsPerSliceHour": {A: 4.0, B: 5.0}}
-        super().__init__(server, cluster, folder, **zones, settings={"cloud.image": IMAGE}, **spec)
+        settings = {"cloud.image": IMAGE, **spec.pop("settings", {})}
+        super().__init__(server, cluster, folder, **zones, settings=settings, **spec)
         self.clouds, self.pools = Clouds(lambda: self.now), Clouds(lambda: self.now)
         for world in (self.clouds, self.pools):
             world.zones = {A: Zone(capacity=8), B: Zone(capacity=8)}
@@ -214,6 +216,32 @@ def test_deleting_a_run_after_such_a_change_leaves_nothing_in_either_cloud(make:
     run.rounds(20)
     assert ("trainingruns", "r") not in run.server.objects
     assert run.queued == {}
+
+
+@pytest.mark.parametrize(("provisioner", "runs"), [("queued-resource", True), ("gke", False), ("auto", False)])
+def test_a_bucket_in_the_region_of_the_zones_is_for_slices_of_the_cloud_tpu_api(
+    make: MakeRun, monkeypatch: pytest.MonkeyPatch, provisioner: str, runs: bool
+) -> None:
+    """`auto` is `gke` here."""
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: auto.Quotas(tpu=64, compute=64))
+    monkeypatch.setattr(
+        run_module,
+        "refuse_elsewhere",
+        lambda url, settings, second: regions.refuse_elsewhere("gs://mine/d24", settings, second),
+    )
+    places = {"gs://mine/d24": ("europe-west4",), "gs://theirs": ("us-east5",)}
+    monkeypatch.setattr(regions, "bucket_places", places.__getitem__)
+    buckets = {"us-east5": "gs://theirs"}
+    settings = {"cloud.buckets": buckets, "cloud.cluster": "c", "cloud.cluster_location": A}
+    run = make(provisioner=provisioner, settings=settings)
+    run.rounds(3)
+    assert bool(run.jobs) is runs
+    if runs:
+        run.until_pretrain()
+        wish = json.loads(run.directory.store.read("slices/slice-1/REQUEST.json"))
+        assert wish["near"] == f"gs://theirs{run.directory.store.url}"
+    else:
+        assert "begin a run in a bucket there" in run.status["message"]
 
 
 def test_zones_elsewhere_are_refused_before_anything_begins(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
