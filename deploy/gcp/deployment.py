@@ -9,6 +9,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nanocode.config.refusals import requirement
+from nanocode.config.settings import Bucket
 from nanocode.run.exits import ConfigurationError
 
 EXAMPLE = "deploy.env.example"
@@ -19,8 +20,14 @@ def _words(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _pairs(value: Any) -> Any:
+    return dict(word.partition("=")[::2] for word in _words(value)) if isinstance(value, str) else value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+ASK_THE_TPU_API = ("queued-resource", "auto")
+"""Provisioners that may ask for queued resources."""
 
 
 class Deployment(BaseModel):
@@ -31,7 +38,8 @@ class Deployment(BaseModel):
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Name
     zones: Words
-    bucket: Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
+    bucket: Bucket
+    buckets: Annotated[dict[Name, Bucket], BeforeValidator(_pairs)] = Field(default_factory=dict)
     cluster: Name = "nanocode"
     cluster_location: Name | None = None
     namespace: Name = "nanocode"
@@ -55,9 +63,17 @@ class Deployment(BaseModel):
 
     @model_validator(mode="after")
     def _zones_are_in_the_region(self) -> Self:
-        if elsewhere := [zone for zone in self.zones if not zone.startswith(f"{self.region}-")]:
+        if self.buckets and self.provisioner not in ASK_THE_TPU_API:
             raise ValueError(
-                f"ZONES={elsewhere[0]} is not in REGION={self.region}: bucket, cluster and slices belong together"
+                f"BUCKETS is for slices of the Cloud TPU API, and PROVISIONER={self.provisioner} has all in one "
+                "region: leave BUCKETS out, or set PROVISIONER=queued-resource"
+            )
+        regions = (self.region, *self.buckets)
+        if elsewhere := [zone for zone in self.zones if zone.rpartition("-")[0] not in regions]:
+            own = f"BUCKETS={elsewhere[0].rpartition('-')[0]}=gs://..."
+            raise ValueError(
+                f"ZONES={elsewhere[0]} is not in REGION={self.region}: bucket, cluster and slices belong together; "
+                f"with PROVISIONER=queued-resource {own} gives it a bucket of its own"
             )
         if not self.zones:
             raise ValueError("ZONES is empty: name at least one zone, best first")
@@ -89,7 +105,10 @@ class Deployment(BaseModel):
     @property
     def location(self) -> str:
         """Of the cluster: a zonal one's control plane is what Google's free tier pays for."""
-        return self.cluster_location or self.zones[0]
+        return self.cluster_location or next((zone for zone in self.zones if self.is_home(zone)), self.region)
+
+    def is_home(self, zone: str) -> bool:
+        return zone.rpartition("-")[0] == self.region
 
     @property
     def context(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from deploy.gcp import slices
-from deploy.gcp.deployment import Deployment
+from deploy.gcp.deployment import ASK_THE_TPU_API, Deployment
 from deploy.gcp.steps import Step
 from nanocode.config.refusals import cause
 from nanocode.run.exits import ConfigurationError, UsageError
@@ -57,9 +57,10 @@ def values(to: Deployment, release: Release) -> dict[str, Any]:
         found["tpu"] = {"topology": to.topology, "machineType": to.machine_type}
     if to.accelerator == "nvidia":
         found["nvidia"] = {"gpus": to.gpus, "nodeSelector": {"cloud.google.com/gke-accelerator": to.gpu_type}}
-    if to.provisioner in slices.ASKS:
+    if to.provisioner in ASK_THE_TPU_API:
         account = to.service_account(slices.ACCOUNT)
         found["settings"] = {"cloud.project": to.project, "cloud.service_account": account}
+        found["settings"] |= {"cloud.buckets": to.buckets} if to.buckets else {}
     if to.budget_dollars is not None:
         found["budgetDollars"] = to.budget_dollars
     if to.dollars_per_slice_hour is not None:

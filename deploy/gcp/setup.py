@@ -33,7 +33,7 @@ SLICES = 1
 
 def steps(to: Deployment) -> list[Step]:
     """All of it, in order."""
-    return [*_project(to), *_bucket(to), *_registry(to), *_accounts(to), *slices.steps(to), *_cluster(to)]
+    return [*_project(to), *_buckets(to), *_registry(to), *_accounts(to), *slices.steps(to), *_cluster(to)]
 
 
 def _project(to: Deployment) -> list[Step]:
@@ -41,12 +41,15 @@ def _project(to: Deployment) -> list[Step]:
     return [Step("the APIs are on", ("gcloud", "services", "enable", *names, *_in(to)))]
 
 
-def _bucket(to: Deployment) -> list[Step]:
-    create: tuple[str, ...] = ("gcloud", "storage", "buckets", "create", to.bucket, f"--location={to.region}")
-    # Soft delete keeps deleted checkpoints for seven days, and bills them: d24's have 11.3 GB.
-    create += ("--uniform-bucket-level-access", "--public-access-prevention", "--soft-delete-duration=0s")
-    there = ("gcloud", "storage", "buckets", "describe", to.bucket, *_in(to))
-    return [Step("the bucket, in the region of the slices", (*create, *_in(to)), unless=there)]
+def _buckets(to: Deployment) -> list[Step]:
+    found = []
+    for region, bucket in {to.region: to.bucket, **to.buckets}.items():
+        create: tuple[str, ...] = ("gcloud", "storage", "buckets", "create", bucket, f"--location={region}")
+        # Soft delete keeps deleted checkpoints for seven days, and bills them: d24's have 11.3 GB.
+        create += ("--uniform-bucket-level-access", "--public-access-prevention", "--soft-delete-duration=0s")
+        there = ("gcloud", "storage", "buckets", "describe", bucket, *_in(to))
+        found.append(Step(f"the bucket in {region}", (*create, *_in(to)), unless=there))
+    return found
 
 
 def _registry(to: Deployment) -> list[Step]:
@@ -67,6 +70,10 @@ def _accounts(to: Deployment) -> list[Step]:
         write = ("gcloud", "storage", "buckets", "add-iam-policy-binding", to.bucket)
         argv = (*write, *_member(to, role, "storage.objectUser"))
         found.append(Step(f"{role} reads and writes objects of the bucket", argv))
+    for bucket in to.buckets.values():
+        weigh = ("gcloud", "storage", "buckets", "add-iam-policy-binding", bucket)
+        argv = (*weigh, *_member(to, "controller", "storage.objectViewer"))
+        found.append(Step(f"the controller sees how much is in {bucket}", argv))
     for role in ("controller", "nodes"):
         where = (to.repository, f"--location={to.region}", *_in(to))
         read = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where)

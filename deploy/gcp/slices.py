@@ -8,11 +8,9 @@ roles/secretmanager.secretAccessor`.
 
 from typing import Literal
 
-from deploy.gcp.deployment import Deployment
+from deploy.gcp.deployment import ASK_THE_TPU_API, Deployment
 from deploy.gcp.steps import Step
 
-ASKS = ("queued-resource", "auto")
-"""Provisioners that may ask for queued resources."""
 MAKER, ITSELF = "nanocodeSlices", "nanocodeSliceItself"
 PERMISSIONS = {
     MAKER: (
@@ -34,19 +32,23 @@ ACCOUNT: Literal["slices"] = "slices"
 
 def steps(to: Deployment) -> list[Step]:
     """All of it; nothing where slices come from elsewhere."""
-    if to.provisioner not in ASKS:
+    if to.provisioner not in ASK_THE_TPU_API:
         return []
     here = f"--project={to.project}"
     accounts = ("gcloud", "iam", "service-accounts")
     account = to.service_account(ACCOUNT)
     create = (*accounts, "create", f"nanocode-{ACCOUNT}", here)
-    bucket = ("gcloud", "storage", "buckets", "add-iam-policy-binding", to.bucket, _member(to, ACCOUNT))
+    grant, user = ("gcloud", "storage", "buckets", "add-iam-policy-binding"), "--role=roles/storage.objectUser"
+    buckets = (to.bucket, *to.buckets.values())
     where = (to.repository, f"--location={to.region}", here)
     images = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where, _member(to, ACCOUNT))
     act = (*accounts, "add-iam-policy-binding", account, here, _member(to, "controller"))
     return [
         Step("the service account of slices", create, unless=(*accounts, "describe", account, here)),
-        Step("slices read and write objects of the bucket", (*bucket, "--role=roles/storage.objectUser")),
+        *(
+            Step(f"slices read and write objects of {bucket}", (*grant, bucket, _member(to, ACCOUNT), user))
+            for bucket in buckets
+        ),
         Step("images are there for slices to read", (*images, "--role=roles/artifactregistry.reader")),
         *_role(to, MAKER, "controller", "the controller asks for slices"),
         *_role(to, ITSELF, ACCOUNT, "a slice deletes itself"),

@@ -42,6 +42,31 @@ def test_the_bucket_is_in_the_region_and_keeps_no_deleted_checkpoints(cloud: Clo
     assert {"gs://my-bucket", "--location=us-east5", "--soft-delete-duration=0s"} <= set(bucket)
 
 
+def test_a_second_region_has_a_bucket_that_slices_use_and_the_controller_weighs(cloud: Cloud) -> None:
+    cloud.env |= {"ZONES": "europe-west4-a,us-east5-b", "BUCKETS": "europe-west4=gs://my-europe"}
+    refused = cloud.run("setup")
+    assert refused.returncode == 78 and "PROVISIONER=existing has all in one region" in refused.stderr
+    cloud.env["PROVISIONER"] = "queued-resource"
+    cloud.answer("describe", code=1)
+    assert cloud.run("setup").returncode == 0
+    asked = cloud.asked()
+    assert [argv[4:6] for argv in creations(asked) if "buckets" in argv] == [
+        ["gs://my-bucket", "--location=us-east5"],
+        ["gs://my-europe", "--location=europe-west4"],
+    ]
+    grants = [argv for argv in asked if argv[3:5] == ["add-iam-policy-binding", "gs://my-europe"]]
+    who = "--member=serviceAccount:nanocode-{}@my-project.iam.gserviceaccount.com"
+    assert {(argv[5], argv[6]) for argv in grants} == {
+        (who.format("slices"), "--role=roles/storage.objectUser"),
+        (who.format("controller"), "--role=roles/storage.objectViewer"),
+    }
+    (cluster,) = [argv for argv in creations(asked) if "clusters" in argv]
+    assert "--location=us-east5-b" in cluster, "the cluster stays at home"
+    del cloud.env["BUCKETS"]
+    refused = cloud.run("setup")
+    assert refused.returncode == 78 and "BUCKETS=europe-west4=gs://... gives it a bucket of its own" in refused.stderr
+
+
 def test_the_cluster_knows_workload_identity_and_streams_images(cloud: Cloud) -> None:
     cloud.answer("describe", code=1)
     cloud.run("setup")
