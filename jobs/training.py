@@ -124,6 +124,8 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
             task.phase,
         )
     checkpoints.close()
+    with task.phase(LAST_SAVE):
+        name = checkpoints.brought_home()
     if jax.process_index() != 0:
         return None
     whole = whole_curve(task)
@@ -147,8 +149,6 @@ def run_training(task: Task, plan: Plan) -> Outcome | None:
         },
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    with task.phase(LAST_SAVE):
-        name = checkpoints.brought_home()
     return Outcome({"checkpoint": name}, facts, jax.device_count())
 
 

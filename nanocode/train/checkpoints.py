@@ -110,11 +110,12 @@ class Checkpoints:
         return self._load(found, like), found
 
     def brought_home(self) -> str:
-        """The newest one's name, once its files are in the run directory, as of all that a stage's marker names.
+        """Name of the newest one, once its files are in the run directory, as all is that a stage's marker names.
 
-        Of several hosts only host 0 asks. `StorageError` when it cannot be had, and so has to be made again.
+        The hosts wait for each other. `StorageError` when it cannot be had, and so has to be made again.
         """
-        found = self.found()[0]
+        found = self._agreed(next(iter(self.found()), None))
+        assert found is not None, f"{self._stage} has ended without a checkpoint"
         if "at" in found.marker:
             place, trouble = self._whole(found)
             if place is None:

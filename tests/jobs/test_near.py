@@ -22,7 +22,7 @@ from nanocode.run.segments import read_segments
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import LocalStore, Store, open_store
 from tests.gcs import AWAY
-from tests.jobs.runs import job, steps_of
+from tests.jobs.runs import job, steps_of, together
 
 Process = subprocess.Popen[str]
 STEPS = 100
@@ -146,6 +146,26 @@ def test_killed_in_mid_copy_and_in_training_abroad_and_at_home_it_ends_with_the_
     records = read_segments(far.run.store, "pretrain", "metrics")
     losses = {one["step"]: one["loss"] for one in records if one["kind"] == "step"}
     assert losses == {step: one["loss"] for step, one in steps_of(run).items()} and len(losses) == STEPS
+
+
+def test_two_hosts_abroad_copy_once_and_end_together(run: Path, tmp_path: Path, free_port: int) -> None:
+    config = max((run / "config").iterdir()).read_text()
+    config = config.replace("steps: 3000", "steps: 20").replace("eval_steps: 1000", "eval_steps: 20")
+    home = RunDirectory(LocalStore(run))
+    home.add_config(config.replace("checkpoint_minutes: 0.003", "checkpoint_minutes: 9"))
+    away = LocalStore(tmp_path / "away")
+    wish = {"zone": "europe-west4-a", "dollars_per_hour": 1.0, "at": time.time(), "near": away.url}
+    home.store.create("slices/slice-1/REQUEST.json", json.dumps(wish).encode())
+    home.claim_number("pretrain", 1, stage_digests(read_settings(home), home)["pretrain"], "a controller", "slice-1")
+    hosts = together("pretrain", run, free_port, "--attempt", "1")
+    for host in hosts:
+        finish(host)
+    done, corpus = home.done("pretrain"), home.done("corpus")
+    assert done is not None and corpus is not None
+    saved, text = done.outputs["checkpoint"], corpus.outputs["corpus"]
+    assert home.store.checksums(saved + "/") == away.checksums(saved + "/") != {}
+    assert away.checksums(text + "/") == home.store.checksums(text + "/")
+    assert copied.total(home.store.children(copied.FOLDER)) == size(away, text) + size(away, saved)
 
 
 def test_every_stage_on_a_slice_abroad_makes_what_it_makes_at_home(
