@@ -29,7 +29,9 @@ def address(buckets: Mapping[str, str], region: str, run: str) -> str | None:
 
 
 def addresses(settings: Settings, run: str) -> list[str]:
-    """Of all such folders that the settings name."""
+    """Of all such folders that the settings name; none for a run that is on one machine, and not in a bucket."""
+    if not run.startswith("gs://"):
+        return []
     found = (address(settings.cloud.buckets, region, run) for region in settings.cloud.buckets)
     return sorted({one for one in found if one is not None})
 

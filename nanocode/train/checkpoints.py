@@ -30,7 +30,7 @@ from jaxtyping import PyTree
 
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
-from nanocode.storage.objects import StorageError, Store
+from nanocode.storage.objects import NotFound, StorageError, Store
 from nanocode.train.nearby import Nearby
 from nanocode.train.preemption import Preempted
 
@@ -224,10 +224,18 @@ class Checkpoints:
                     yield Found(claim.attempt, step, marker, f"{folder}/{step}", marker.get("at", store.url))
 
     def _whole(self, found: Found) -> tuple[str | None, str]:
-        """The store in which its files agree with its marker, that one or any other; None, and what does not."""
+        """The store in which its files agree with its marker, that one or any other; None, and what does not.
+
+        `StorageError` where the bucket that should have them gives no answer: that says nothing about them.
+        """
         troubles = []
         for store in self._near.stores(found.at):
-            trouble = _damage(found, store)
+            try:
+                trouble = _damage(found, store)
+            except StorageError as error:
+                if store.url == found.at and store.url.startswith("gs://") and not isinstance(error, NotFound):
+                    raise
+                trouble = str(error)
             if trouble is None:
                 return store.url, ""
             troubles.append(trouble)
@@ -255,10 +263,7 @@ def _damage(found: Found, store: Store) -> str | None:
     files = found.marker.get("files")
     if not isinstance(files, dict) or not files:
         return "its marker lists no files"
-    try:
-        there = store.checksums(found.name + "/")
-    except StorageError as error:
-        return str(error)
+    there = store.checksums(found.name + "/")
     for file, wanted in files.items():
         have = there.get(f"{found.name}/{file}")
         if have is None:

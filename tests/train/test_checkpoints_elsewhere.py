@@ -145,6 +145,26 @@ def test_a_bucket_elsewhere_that_gives_no_answer_ends_no_attempt(
         at(run, europe).remove_half_written()
 
 
+def test_a_bucket_that_gives_no_answer_is_no_damaged_checkpoint(
+    gcs_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, there = RunDirectory(LocalStore(tmp_path / "home")), open_store(gcs_url)
+    at(run, there, 1).close()
+    here = at(run, None)
+
+    def silent(store: Store, prefix: str = "") -> dict[str, list[str]]:
+        raise StorageError("the bucket gives no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(type(there), "checksums", silent)
+        with pytest.raises(StorageError, match="no answer"):
+            here.restore(like())
+    assert here.restore(like())[1].step == 1
+    for name in there.list():
+        there.delete(name)
+    assert at(run, there).restore(like())[1].step == 1, "the copy at home serves for it"
+
+
 def test_what_a_stage_ends_with_is_brought_home_and_a_damaged_one_is_not(run: RunDirectory, europe: Store) -> None:
     last = at(run, europe, 1, 2)
     last.close()
