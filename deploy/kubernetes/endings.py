@@ -45,12 +45,14 @@ def seen(
 
 def exit_record(found: Seen, mine: Sequence[Object], now: float) -> ExitRecord | None:
     """When its processes ended, and how, for the run directory; None where none has, or nobody knows when."""
-    ended = found.exit_code == Exit.DONE or any(pods.ended(pod) is not None for pod in mine)
+    ends = [end.at for pod in mine if (end := pods.ended(pod)) is not None]
+    ended = found.exit_code == Exit.DONE or bool(ends)
     if found.process not in (Process.EXITED, Process.LOST) or found.since is None or not ended:
         return None
     code = Exit.PREEMPTED if found.exit_code is None else found.exit_code  # nobody saw the one that was taken away end
-    # By the node's clock, which may be ahead of ours: END.json, with the time of ours, comes after it.
-    return ExitRecord(code=code, at=min(found.since, now), reason=found.reason)
+    # The last one's: a worker of a split stage may have crashed hours before and was begun again. By its node's clock,
+    # which may be ahead of ours: END.json, with the time of ours, comes after it.
+    return ExitRecord(code=code, at=min(max([found.since, *ends]), now), reason=found.reason)
 
 
 def _broken(mine: Sequence[Object], nodes: Nodes, now: float) -> bool:
