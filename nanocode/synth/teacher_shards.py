@@ -270,11 +270,11 @@ def _teach(
         for name, some in futures.items():
             while wait(some, SECONDS_BETWEEN_LOOKS, return_when="FIRST_EXCEPTION").not_done:
                 show(sum(one.done() for one in every), len(every))
-                if leaving():
-                    lesson.over = f"{LEFT_OUT}told to leave"
-                    return False
-                if _failed(some):
+                if leaving() or _failed(some):
                     break
+            if leaving():  # asked anew: what somebody else may be publishing by now is not published over
+                lesson.over = f"{LEFT_OUT}told to leave"
+                return False
             settled = [one.result() for one in some]
             if lesson.error is None:
                 _publish(store, name, iter(settled))

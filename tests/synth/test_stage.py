@@ -182,13 +182,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synth, "SECONDS_BETWEEN_LOOKS", 0.01)
 
 
-@pytest.mark.parametrize("come", [(1, 0), (3, 1, 0, 2), (2,), (0, 3)], ids=str)
+@pytest.mark.parametrize(("workers", "come"), [(2, (1, 0)), (4, (3, 1, 0, 2)), (4, (2,)), (4, (0, 3))], ids=str)
 @pytest.mark.usefixtures("impatient")
 def test_workers_that_come_one_after_the_other_or_never_make_what_one_makes(
-    tmp_path: Path, come: tuple[int, ...]
+    tmp_path: Path, workers: int, come: tuple[int, ...]
 ) -> None:
     sets = (public_sets(tmp_path / "sets"), "synth.public_rollouts=8", "synth.public_pairs=1")
-    workers = max(2, 4 * (come != (1, 0)))
     with teacher(tasks=7) as (server, asked):
         alone, _ = stage(tmp_path / "alone", *asked, *sets)
         server.requests.clear()
@@ -256,6 +255,19 @@ def test_a_worker_whose_share_was_taken_over_asks_no_more(tmp_path: Path, monkey
         monkeypatch.setattr(Leases, "work_off", lambda self, work, missing, wait: work(0))
         assert stage(tmp_path / "run", *asked, "synth.teacher.concurrency=1", workers=2)[1] is None
         assert len(server.requests) < 20
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_was_settled_after_a_share_was_lost_is_kept_and_not_published_over_its_new_holders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with teacher(tasks=2) as (_, asked):
+        monkeypatch.setattr(teacher_shards, "SECONDS_BETWEEN_LOOKS", 60.0)  # it looks when all tasks are settled
+        monkeypatch.setattr(Leases, "holds", lambda self, share: False)
+        monkeypatch.setattr(Leases, "work_off", lambda self, work, missing, wait: work(0))
+        task, _ = stage(tmp_path / "run", *asked, workers=2)
+        paid = [name for name in task.run.store.list("synth/") if "/paid-" in name and "/rest/" not in name]
+    assert (task.output.list("teacher/"), len(paid)) == ([], 2)
 
 
 def test_a_first_attempt_that_fell_makes_a_pair(tmp_path: Path) -> None:
