@@ -3,8 +3,9 @@
     <share>-of-<n>.json     {"worker": 2, "process": "9f3c...", "sign": "07aa..."}: written anew while it is worked at
 
 A worker begins with the share of its own number, and takes another one over once nobody has given a sign for it for
-PATIENCE_SECONDS. Whoever finds that every part is there finishes the stage, and one that finds all that is missing in
-the hands of others leaves, so no worker waits for one that cannot be scheduled.
+PATIENCE_SECONDS. One that comes after that may take its own share back, where doing a part twice costs nothing. Whoever
+finds that every part is there finishes the stage, and one that finds all that is missing in the hands of others leaves:
+so no worker waits for one that cannot be scheduled.
 
 Leases are taken by generation match, so each has one holder. Signs are counted by the clock of whoever looks.
 """
@@ -41,7 +42,7 @@ class _Watched:
     generation: int
     since: float
     moved: bool = False
-    """Somebody has given a sign since we began to look."""
+    """Somebody has given a sign while we looked."""
 
 
 class Leases:
@@ -59,6 +60,8 @@ class Leases:
         self._process = uuid.uuid4().hex
         self._lock = threading.RLock()
         self._held: dict[int, _Held] = {}
+        self.changes = 0
+        """How often a share has become ours, or was lost."""
         self._watched: dict[int, _Watched] = {}
         self._looked = clock()
         self._over = threading.Event()
@@ -67,8 +70,8 @@ class Leases:
     def __enter__(self) -> Self:
         if self._store is not None and self.of > 1:
             for share in range(self.of):
-                self._watched[share] = _Watched(self._store.generation(self._name(share)), self._clock())
-            if self._there(self._worker).get("worker", self._worker) == self._worker:  # a process of before us had it
+                self._watched[share] = _Watched(self._generation(share), self._clock())
+            if self._read(self._worker).get("worker", self._worker) == self._worker:  # a process of before us had it
                 self._take(self._worker, self._watched[self._worker].generation)
             self._signing.start()
         return self
@@ -104,18 +107,26 @@ class Leases:
             except StorageError as error:
                 log.warning("no sign can be given, the next one may", share=share, error=str(error))
 
+    def take_back(self) -> None:
+        """Our own share, of whoever took it over before we came.
+
+        For work that may be done twice: for a moment both are at it, until the other's next sign.
+        """
+        while self._worker not in self.held:  # a sign of theirs may come between
+            self._take(self._worker, self._generation(self._worker))
+
     def take_over(self, among: Collection[int]) -> int | None:
-        """One of these shares that nobody has worked at for so long, now ours. After none, looks a sign later."""
+        """One of these shares that nobody has worked at for so long, now ours. Looks once in the time of a sign."""
         now = self._clock()
         if now - self._looked < SECONDS_BETWEEN_SIGNS:
             return None
         others = [share for share in among if share not in self.held]
         # Each begins after its own, so that two of us do not always want the same one.
         for share in sorted(others, key=lambda share: (share - self._worker) % self.of):
-            assert self._store is not None
-            seen, generation = self._watched[share], self._store.generation(self._name(share))
+            seen, generation = self._watched[share], self._generation(share)
             if generation != seen.generation:
-                self._watched[share] = _Watched(generation, now, moved=True)
+                # After a long time without a look, the sign may be an old one.
+                self._watched[share] = _Watched(generation, now, moved=now - self._looked <= PATIENCE_SECONDS)
             elif now - seen.since > PATIENCE_SECONDS and self._take(share, generation):
                 log.info("a share that nobody works at is taken over", share=share, of=self.of, worker=self._worker)
                 return share
@@ -150,29 +161,39 @@ class Leases:
     def _name(self, share: int) -> str:
         return f"{share}-of-{self.of}.json"
 
-    def _there(self, share: int) -> dict[str, Any]:
+    def _read(self, share: int) -> dict[str, Any]:
         assert self._store is not None
         with suppress(NotFound, ValueError):
             found = json.loads(self._store.read(self._name(share)))
             return found if isinstance(found, dict) else {}
         return {}
 
+    def _generation(self, share: int) -> int:
+        assert self._store is not None
+        return self._store.generation(self._name(share))
+
     def _take(self, share: int, generation: int) -> bool:
         """Put our sign over this generation; whether the share is ours from then on."""
         assert self._store is not None
-        sign, signed = {"worker": self._worker, "process": self._process, "sign": uuid.uuid4().hex}, self._clock()
-        try:
-            self._store.replace(self._name(share), json.dumps(sign).encode(), generation)
-        except StaleGeneration:
-            if self._there(share).get("process") != self._process:
+        while True:
+            sign, signed = uuid.uuid4().hex, self._clock()
+            lease = {"worker": self._worker, "process": self._process, "sign": sign}
+            with suppress(StaleGeneration):
+                self._store.replace(self._name(share), json.dumps(lease).encode(), generation)
+            # Before reading, and read even where our sign was accepted: we may have stood still since.
+            generation = self._generation(share)
+            there = self._read(share)
+            if there.get("sign") == sign:
                 with self._lock:
-                    self._held.pop(share, None)
-                self._watched[share] = _Watched(self._store.generation(self._name(share)), self._clock(), moved=True)
+                    self.changes += share not in self._held
+                    self._held[share] = _Held(generation, signed)
+                return True
+            if there.get("process") != self._process:
+                with self._lock:
+                    self.changes += self._held.pop(share, None) is not None
+                self._watched[share] = _Watched(generation, self._clock(), moved=True)
                 return False
-            # The reply to a sign of ours was lost, and it is there.
-        with self._lock:
-            self._held[share] = _Held(self._store.generation(self._name(share)), signed)
-        return True
+            # The reply to an earlier sign of ours was lost. Others count from that one, so it is signed anew.
 
     def _sign_until_over(self) -> None:
         while not self._over.wait(SECONDS_BETWEEN_SIGNS):

@@ -1,11 +1,12 @@
 """The corpus: documents of weighted sources, tokenized, de-duplicated, mixed and packed into shards of rows.
 
-1. Every worker tokenizes its units (`nanocode.text.units`). 2. Worker 0 plans (`nanocode.text.plan`): exact duplicates
-go (the first one stays), and the sources are mixed by share. 3. Every worker packs its shards; who finds that all are
-there writes `index.json`, last. What a worker does that is not there, others do (`nanocode.run.leases`).
+1. Every worker tokenizes its units (`nanocode.text.units`). 2. Who has share 0 plans (`nanocode.text.plan`): exact
+duplicates go (the first one stays), and the sources are mixed by their shares. 3. Every worker packs its shards; who
+finds that all are there writes `index.json`, last. What a worker does that is not there, others do until it comes
+(`nanocode.run.leases`).
 
 Every object is immutable, and its content depends on neither the number of workers nor on who was killed when.
-Memory: a process holds the documents of a unit or of a shard (about 4M tokens), worker 0 also 40 bytes a document.
+Memory: a process holds the documents of a unit or of a shard (about 4M tokens), the planner also 40 bytes a document.
 """
 
 import json
@@ -50,6 +51,7 @@ def build(
     if store.exists(INDEX):
         return read_index(store)
     leases, width = leases or Leases(), workers or cores()
+    leases.take_back()
     bos, vocab_size = loaded(tokenizer).bos, loaded(tokenizer).vocab_size
 
     def wait() -> None:
@@ -68,6 +70,8 @@ def build(
             jobs = [(store, one, context, bos, vocab_size) for one in unpacked() if one % leases.of == share]
             for done, _ in enumerate(run(pack_shard, jobs), 1):
                 show("packing", done, len(jobs), "shards")
+                if share not in leases.held:  # its own worker has come
+                    return
 
         if not leases.work_off(pack_share, lambda: {shard % leases.of for shard in unpacked()}, wait):
             return None
@@ -102,11 +106,11 @@ def _plan(
 ) -> None:
     """Tokenize our units, and those of workers that are not there, until there is a plan."""
     quotas = [round(one.share * tokens) for one in sources]
-    worked_at: tuple[int, ...] = ()
+    changes = None
     ends: list[int | None] = []
     while not is_planned(store):
-        if leases.held != worked_at:
-            worked_at = leases.held
+        if leases.changes != changes:  # a share that was lost and came back may lack units of the sources in between
+            changes = leases.changes
             ends = [
                 encode_source(
                     store, number, one, quota, tokenizer, validation_share, run, width, leases,
@@ -114,7 +118,7 @@ def _plan(
                 )
                 for number, (one, quota) in enumerate(zip(sources, quotas, strict=True))
             ]  # fmt: skip
-        elif 0 in worked_at and (names := _units(store, quotas, ends)) is not None:
+        elif 0 in leases.held and (names := _units(store, quotas, ends)) is not None:
             plan_shards(store, sources, quotas, names, loaded(tokenizer), context)
         elif leases.take_over(range(leases.of)) is None:
             wait()

@@ -159,10 +159,13 @@ def encode_source(
     Takes over, as it goes, the shares of workers that are not there: the further the others are, the less we do beyond
     what the quota needs.
     """
-    held: tuple[int, ...] | None = None
+    changes = None
     while True:
-        if leases.held != held:  # of a share that was taken over, the first units are missing too
-            held, units, seen = leases.held, enumerate(weighted.source.units()), 0
+        if leases.changes != changes:  # of a share that was taken over, the first units are missing too
+            changes, held = leases.changes, leases.held
+            units, seen = enumerate(weighted.source.units()), 0
+        if not held:  # to walk on to where the source ends, with nothing to do, may take thousands of requests
+            return None
         # Of the units ahead, `width` of our own: what all processes do in one go.
         ahead = list(islice(units, width * leases.of))
         seen += len(ahead)

@@ -114,6 +114,39 @@ def test_a_worker_that_comes_late_leaves_its_share_to_who_has_it(begin: Begin, c
     assert begin(1, 2).held == ()
 
 
+def test_a_worker_that_comes_late_may_take_its_share_back(begin: Begin, clock: Clock) -> None:
+    first = begin(0, 2)
+    clock.now += LONG
+    first.take_over([1])
+    late, changes = begin(1, 2), first.changes
+    late.take_back()
+    assert (late.held, late.holds(1)) == ((1,), True)
+    first.sign()
+    assert (first.held, first.changes) == ((0,), changes + 1)
+    late.take_back()
+    with Leases() as alone:
+        alone.take_back()
+    assert (late.changes, alone.changes) == (1, 0), "who has it takes nothing"
+
+
+def test_a_share_is_taken_back_though_its_holder_gives_a_sign_just_then(
+    begin: Begin, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begin(0, 2)
+    clock.now += LONG
+    first.take_over([1])
+    late, generation, signs = begin(1, 2), type(store).generation, iter([first.sign])
+
+    def looked(self: Store, name: str) -> int:
+        found = generation(self, name)  # type: ignore[arg-type]
+        next(signs, lambda: None)()
+        return found
+
+    monkeypatch.setattr(type(store), "generation", looked)
+    late.take_back()
+    assert late.held == (1,)
+
+
 def test_a_sign_whose_reply_was_lost_is_no_other_workers(begin: Begin, store: Store, clock: Clock) -> None:
     one, replace = begin(0, 2), type(store).replace
 
@@ -128,9 +161,31 @@ def test_a_sign_whose_reply_was_lost_is_no_other_workers(begin: Begin, store: St
     assert one.held == (0,)
     clock.now += PATIENCE_SECONDS - 2 * SECONDS_BETWEEN_SIGNS - 1
     assert not one.holds(0), "nobody has said that the sign is there"
+    before = store.generation("0-of-2.json")
     one.sign()
-    one.sign()
+    assert store.generation("0-of-2.json") != before, "others count from the sign that they can see"
     assert one.holds(0)
+
+
+def test_who_stood_still_while_it_signed_does_not_take_anothers_sign_for_its_own(
+    begin: Begin, store: Store, clock: Clock
+) -> None:
+    one, other, replace = begin(0, 2), begin(1, 2), type(store).replace
+
+    def stand_still(self: Store, name: str, data: bytes, generation: int) -> None:
+        replace(self, name, data, generation)  # type: ignore[arg-type]
+        patch.undo()
+        for _ in range(2):
+            clock.now += LONG
+            other.take_over([0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(store), "replace", stand_still)
+        one.sign()
+    assert (one.held, other.held) == ((), (0, 1))
+    one.sign()
+    other.sign()
+    assert (one.held, other.held) == ((), (0, 1))
 
 
 def test_the_thread_gives_the_signs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +219,23 @@ def test_it_leaves_when_others_work_at_all_that_is_missing(begin: Begin, clock: 
     assert len(waited) == 2, "it was not known before that the other lives"
     assert other.work_off(done.add, lambda: {0, 1} - done, wait)
     assert done == {0, 1}
+
+
+def test_it_does_not_leave_to_others_what_they_gave_a_sign_for_long_ago(begin: Begin, clock: Clock) -> None:
+    other, one = begin(1, 2), begin(0, 2)
+    done: list[int] = []
+
+    def work(share: int) -> None:
+        if share == 0:
+            other.sign()  # its last one
+            clock.now += 10 * LONG
+        done.append(share)
+
+    def wait() -> None:
+        clock.now += A_MOMENT
+
+    assert one.work_off(work, lambda: {0, 1} - set(done), wait)
+    assert done == [0, 1]
 
 
 def test_it_works_at_every_share_of_those_that_never_come(begin: Begin, clock: Clock) -> None:
