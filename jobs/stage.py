@@ -26,7 +26,7 @@ from pydantic import JsonValue, ValidationError
 from jobs.console import Display, hide_late_writes, set_up_logging
 from nanocode.config.prices import GIGABYTE
 from nanocode.config.settings import Settings
-from nanocode.run import near
+from nanocode.run import copied, near
 from nanocode.run.attempts import superseded
 from nanocode.run.costs import dollars_per_hour
 from nanocode.run.digests import stage_digests
@@ -116,7 +116,7 @@ class Task:
             return self.nearby.brought(name, *beginnings)
 
     def _show_copying(self, done: int, total: int) -> None:
-        self.display.show("copying between regions", done / GIGABYTE, total / GIGABYTE, "GB")
+        self.display.show(copied.PHASE, done / GIGABYTE, total / GIGABYTE, "GB")
 
     def metrics(self) -> SegmentWriter:
         return SegmentWriter(self.run.store, self.stage, self.attempt, "metrics", self.worker)

@@ -58,6 +58,8 @@ class Attempt:
     """When it published its first record of work done; None before."""
     last_sign: float | None = None
     """When it last published anything."""
+    copying: float | None = None
+    """When it last copied from another region what it begins with; what else a start takes comes after that."""
 
     @property
     def live(self) -> bool:

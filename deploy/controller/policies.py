@@ -75,7 +75,7 @@ def overdue(attempt: Attempt, policy: Controller, now: float, stepped: float | N
     if seen.process is not Process.RUNNING:
         return None
     if attempt.first_step is None:
-        if passed(seen.since or attempt.claimed, policy.start_minutes):
+        if passed(max(seen.since or attempt.claimed, attempt.copying or 0.0), policy.start_minutes):
             return f"it did no step within {policy.start_minutes:g} minutes", True
     elif passed(max(attempt.first_step, attempt.last_sign or 0.0), policy.heartbeat_minutes):
         return f"it gave no sign of life for {policy.heartbeat_minutes:g} minutes", True

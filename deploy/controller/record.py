@@ -189,6 +189,7 @@ class RunJournal:
         stop = attempt.stop or (recorded(self._run, name, attempt.number, Stop) if signs.has("STOP.json") else None)
         end = recorded(self._run, name, attempt.number, End) if signs.has("END.json") else None
         facts: dict[str, Any] = {"stop": stop, "end": end, "first_step": signs.first_step, "last_sign": signs.last_sign}
+        facts["copying"] = signs.copying
         return Attempt(attempt.number, attempt.digest, attempt.claimed, slice=attempt.slice, **facts)
 
     def _stage(self, name: str, digest: str) -> Stage:

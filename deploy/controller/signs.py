@@ -4,6 +4,7 @@ A listing of everything is the cheapest look at a young attempt and the dearest 
 60,000 segments of each kind: then each writer is asked for what came after its newest.
 """
 
+from nanocode.run import copied
 from nanocode.run.segments import KINDS, records
 from nanocode.storage.objects import PAGE, Store
 
@@ -24,6 +25,8 @@ class Signs:
         """Step of the newest one that is whole."""
         self.first_step: float | None = None
         self.last_sign: float | None = None
+        self.copying: float | None = None
+        """When it last said how far it is with what it copies from another region."""
 
     def has(self, name: str) -> bool:
         """Whether the attempt's folder held this object at the last look."""
@@ -66,5 +69,7 @@ class Signs:
             if not isinstance(time, int | float):
                 continue
             self.last_sign = max(time, self.last_sign or time)
-            if record.get("kind") in kinds:
+            if record.get("phase") == copied.PHASE:
+                self.copying = max(time, self.copying or time)
+            elif record.get("kind") in kinds:
                 self.first_step = min(time, self.first_step or time)

@@ -16,6 +16,8 @@ from nanocode.config.settings import Prices
 from nanocode.run.directory import RunDirectory
 
 FOLDER = "copied"
+PHASE = "copying between regions"
+"""Under which an attempt publishes how far that is: a sign of life, and no work yet."""
 
 
 def count(run: RunDirectory, size: int, stage: str, attempt: int) -> None:

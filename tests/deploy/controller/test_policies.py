@@ -146,6 +146,14 @@ def test_a_deadline_begins_with_the_process_or_else_with_the_claim(process: Proc
     assert policies.overdue(waits_longer, policy, NOW, None) is not None
 
 
+def test_a_start_has_its_time_after_what_was_copied_from_another_region() -> None:
+    policy = Controller(start_minutes=30, heartbeat_minutes=10)
+    compiles = attempt(1, ago=90 * MINUTE, copying=NOW - 20 * MINUTE, last_sign=NOW - 19 * MINUTE)
+    assert policies.overdue(compiles, policy, NOW, None) is None
+    late = policies.overdue(replace(compiles, copying=NOW - 31 * MINUTE), policy, NOW, None)
+    assert late == ("it did no step within 30 minutes", True)
+
+
 def test_the_last_failure_is_named_though_a_preemption_came_after_it() -> None:
     three = [ended(F, reason="broken"), ended(F, reason="broken"), ended(F, reason="out of memory")]
     assert policies.exhausted([*three, ended(P, reason="spot")], POLICY).endswith("the last one: out of memory")

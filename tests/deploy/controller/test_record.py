@@ -13,7 +13,7 @@ from deploy.controller.decision import Decision, StageState, State
 from deploy.controller.observed import Stage, Trouble
 from deploy.controller.record import STATUS, RunJournal
 from nanocode.config.settings import Budget, Settings, from_yaml, load
-from nanocode.run import near
+from nanocode.run import copied, near
 from nanocode.run.attempts import End, Ending, Stop, recorded
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
@@ -90,6 +90,10 @@ def test_signs_of_life_are_read_from_segments(run: RunDirectory) -> None:
         writer.write({"event": "begun", "time": NOW})
     (attempt,) = stage(journal, "tokenizer").attempts
     assert (attempt.first_step, attempt.last_sign) == (None, NOW)
+    with SegmentWriter(run.store, "tokenizer", 1, "events", 0) as writer:
+        writer.write({"kind": "progress", "phase": copied.PHASE, "done": 1.0, "total": 20.0, "time": NOW + 3})
+    (attempt,) = stage(journal, "tokenizer").attempts
+    assert (attempt.first_step, attempt.last_sign, attempt.copying) == (None, NOW + 3, NOW + 3), "no work yet"
     with SegmentWriter(run.store, "tokenizer", 1, "metrics", 0) as writer:
         writer.write({"kind": "step", "time": NOW + 5})
         writer.write({"kind": "step", "time": NOW + 9})
