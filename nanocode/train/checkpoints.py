@@ -131,12 +131,18 @@ class Checkpoints:
         earlier = [claim.attempt for claim in self._run.attempts(self._stage) if claim.attempt < self._attempt]
         for attempt in earlier if jax.process_index() == 0 else ():
             folder = f"{self._stage}/attempts/{attempt}/checkpoints"
-            marked = [name.removesuffix(".json") for name in self._run.store.children(folder) if name.endswith(".json")]
+            begun: list[tuple[Store, str]] = []
             for store in self._near.stores():
-                with self._near.tolerating(store):
-                    for child in store.children(folder):
-                        if not child.endswith(".json") and child not in marked:
-                            _remove(store, f"{folder}/{child}")
+                if store.url != self._run.store.url:
+                    with self._near.tolerating(store):
+                        begun += [(store, child) for child in store.children(folder)]
+            # The markers are looked at last: one that is published meanwhile saves its files.
+            there = self._run.store.children(folder)
+            begun += [(self._run.store, child) for child in there]
+            for store, child in begun:
+                if not child.endswith(".json") and f"{child}.json" not in there:
+                    with self._near.tolerating(store):
+                        _remove(store, f"{folder}/{child}")
 
     def _newest_whole(self) -> Found | None:
         for found in self.found():

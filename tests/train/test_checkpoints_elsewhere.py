@@ -132,6 +132,31 @@ def test_what_was_half_written_abroad_is_removed_and_a_copy_stays(run: RunDirect
     assert size(europe, ONE) == size(run.store, ONE)
 
 
+def test_what_is_marked_while_leftovers_are_looked_for_stays(
+    run: RunDirectory, europe: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(run, europe)
+    europe.write(f"{ONE}/d/part", b"whole")
+    look = europe.children
+
+    def then_marked(folder: str = "") -> tuple[str, ...]:
+        found = look(folder)
+        run.store.write(f"{ONE}.json", b"{}")
+        return found
+
+    monkeypatch.setattr(europe, "children", then_marked)
+    at(run, None, others=(europe,)).remove_half_written()
+    assert europe.list(ONE + "/") == [f"{ONE}/d/part"]
+
+
+def test_at_home_an_earlier_attempt_is_looked_through_once(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    at(run, None, 1).close()
+    here, look, looks = at(run, None), run.store.children, []
+    monkeypatch.setattr(run.store, "children", lambda folder="": looks.append(folder) or look(folder))
+    here.remove_half_written()
+    assert looks.count("pretrain/attempts/1/checkpoints") == 1
+
+
 def test_a_bucket_elsewhere_that_gives_no_answer_ends_no_attempt(
     run: RunDirectory, europe: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
