@@ -102,6 +102,7 @@ class Nearby:
             log.info("copying to another region", objects=len(missing), bytes=total, origin=origin.url, to=to.url)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for group in _groups(sizes):
+                self._leave_if_superseded()
                 self._show(done, total)
                 copied.count(self._run, sum(sizes[name] for name in group), self._stage, self._attempt)
                 list(threads.map(lambda name: origin.copy(name, to), group))
@@ -114,8 +115,7 @@ class Nearby:
     def _wait(self, wanted: Checksums, to: Store) -> None:
         missing, waited = _missing(wanted, to), 0.0
         while missing:
-            if reason := superseded(self._run, self._stage, self._attempt):
-                raise Preempted(reason)
+            self._leave_if_superseded()
             if waited >= PATIENCE_SECONDS:
                 raise StorageError(
                     f"the first host has brought nothing to {to.url} for {waited:.0f} s, and {missing[0]} is not "
@@ -125,6 +125,11 @@ class Nearby:
             left = _missing(wanted, to)
             waited = waited + SECONDS_BETWEEN_LOOKS if len(left) == len(missing) else 0.0
             missing = left
+
+    def _leave_if_superseded(self) -> None:
+        """`Preempted` where a later attempt brings what it needs itself: nobody pays for both to the end."""
+        if reason := superseded(self._run, self._stage, self._attempt):
+            raise Preempted(reason)
 
 
 def _missing(wanted: Checksums, store: Store) -> list[str]:

@@ -132,6 +132,12 @@ def test_a_host_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
     away.write("corpus/abc/index.json", b"{}")
     with pytest.raises(StorageError, match=r"brought nothing to .*away for 0 s, and corpus/abc/train-0 is not there"):
         Nearby(run, "pretrain", 1, away, first=False).brought("corpus/abc")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_once_a_later_attempt_has_begun_an_earlier_one_copies_nothing_more(tmp_path: Path, first: bool) -> None:
+    run, away = filled(LocalStore(tmp_path / "home")), LocalStore(tmp_path / "away")
     run.claim("pretrain", "ab" * 16, "the next")
     with pytest.raises(Preempted, match="attempt 2 has begun"):
-        Nearby(run, "pretrain", 1, away, first=False).brought("corpus/abc")
+        Nearby(run, "pretrain", 1, away, first=first).brought("corpus/abc")
+    assert away.list() == [] and counted(run) == 0
