@@ -14,7 +14,7 @@ from itertools import pairwise
 from nanocode.config import prices
 from nanocode.config.settings import Prices
 from nanocode.run.directory import RunDirectory
-from nanocode.storage.objects import StorageError, open_store
+from nanocode.storage.objects import Refused, open_store
 
 FOLDER = "controller/stored"
 SECONDS_BETWEEN = 3600.0
@@ -41,7 +41,7 @@ def measure(run: RunDirectory, at: float, elsewhere: Iterable[str] = ()) -> tupl
     """Weigh the run now, and write it down; `StorageError` without an answer. `elsewhere`: its folders far away."""
     size = run.store.size()
     for place in elsewhere:
-        with suppress(StorageError):
+        with suppress(Refused):
             size += open_store(place).size()
     run.store.write(f"{FOLDER}/{int(at)}-{size}", b"")
     return float(int(at)), size

@@ -8,6 +8,7 @@ from nanocode.config.settings import load
 from nanocode.run import stored
 from nanocode.run.costs import bill
 from nanocode.run.directory import RunDirectory
+from nanocode.storage.gcs import GcsStore
 from nanocode.storage.objects import StorageError, open_store
 from tests.gcs import AWAY, gcs_url
 
@@ -62,6 +63,26 @@ def test_what_the_run_has_in_another_region_is_weighed_with_it(gcs_url: str) -> 
     journal.show(IDLE, BEGAN)
     (name,) = run.store.children(stored.FOLDER)
     assert 2**20 <= int(name.partition("-")[2]) < 1.1 * 2**20
+
+
+def test_a_bucket_far_away_that_gives_no_answer_is_not_taken_for_an_empty_one(
+    gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_at(gcs_url, "prices.storage_gb_month=73000", f"cloud.buckets={{europe-west4: gs://{AWAY}}}")
+    journal, size = RunJournal(run), GcsStore.size
+    journal.read()
+
+    def silent(store: GcsStore) -> int:
+        if AWAY in store.url:
+            raise StorageError("the bucket gives no answer")
+        return size(store)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(GcsStore, "size", silent)
+        journal.show(IDLE, BEGAN)
+    assert run.store.children(stored.FOLDER) == ()
+    journal.show(IDLE, BEGAN + 10)
+    assert len(run.store.children(stored.FOLDER)) == 1
 
 
 def test_nobody_weighs_what_has_no_price_or_is_not_in_a_bucket(gcs_url: str, tmp_path: object) -> None:
