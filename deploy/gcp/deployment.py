@@ -68,6 +68,8 @@ class Deployment(BaseModel):
                 f"BUCKETS is for slices of the Cloud TPU API, and PROVISIONER={self.provisioner} has all in one "
                 "region: leave BUCKETS out, or set PROVISIONER=queued-resource"
             )
+        if self.region in self.buckets:
+            raise ValueError(f"BUCKETS names {self.buckets[self.region]} for REGION={self.region}: that is for BUCKET")
         regions = (self.region, *self.buckets)
         if elsewhere := [zone for zone in self.zones if zone.rpartition("-")[0] not in regions]:
             own = f"BUCKETS={elsewhere[0].rpartition('-')[0]}=gs://..."

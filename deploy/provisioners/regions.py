@@ -37,14 +37,15 @@ def refuse_elsewhere(run: str, settings: Settings, second: bool = True) -> None:
         return
     where = cache(bucket_places)
     for zone in zones:
-        bucket = settings.cloud.buckets.get(region_of(zone)) if second else None
-        if bucket is None or near.address(settings.cloud.buckets, region_of(zone), run) is None:
-            if is_far(zone, where(run)):
-                raise ConfigurationError(sentence(run, where(run), zone, settings, second))
-        elif where(run) and not is_far(zone, where(run)):
+        has_another = near.address(settings.cloud.buckets, region_of(zone), run) is not None
+        bucket = settings.cloud.buckets[region_of(zone)] if has_another else None
+        if bucket is not None and where(run) and not is_far(zone, where(run)):
             raise ConfigurationError(
                 f"cloud.buckets names {bucket} for {region_of(zone)}, where {_bucket(run)} is already: leave it out"
             )
+        if bucket is None or not second:
+            if is_far(zone, where(run)):
+                raise ConfigurationError(sentence(run, where(run), zone, settings, second))
         elif is_far(zone, where(bucket)):
             raise ConfigurationError(
                 f"cloud.buckets names {bucket} for {region_of(zone)}, and it is in {', '.join(where(bucket))}: name "

@@ -111,8 +111,10 @@ def test_a_bucket_that_is_named_for_a_region_has_to_be_there(answers: Answers) -
         regions.refuse_elsewhere("gs://mine/d24", settings("europe-west4-a", cloud__buckets=EUROPE))
     answers(403, {}, "other")
     regions.refuse_elsewhere("gs://mine/d24", settings("europe-west4-a", cloud__buckets=EUROPE))
-    with pytest.raises(ConfigurationError, match=r"gs://other for us-east5, where gs://mine is already: leave it out"):
-        regions.refuse_elsewhere("gs://mine/d24", settings("us-east5-b", cloud__buckets="{us-east5: gs://other}"))
+    at_home = settings("us-east5-b", cloud__buckets="{us-east5: gs://other}")
+    for second in (True, False):
+        with pytest.raises(ConfigurationError, match=r"other for us-east5, where gs://mine is already: leave it out"):
+            regions.refuse_elsewhere("gs://mine/d24", at_home, second)
 
 
 def test_a_budget_needs_the_price_of_what_is_copied(answers: Answers) -> None:
