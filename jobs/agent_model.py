@@ -15,7 +15,7 @@ from nanocode.run.exits import ConfigurationError
 from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train.checkpoints import restore_weights
+from nanocode.train.restored import restore_weights
 from nanocode.train.step import abstract_model
 
 NEWEST_FIRST = ("preference", "sft", "pretrain")

@@ -5,10 +5,7 @@ A stage's module holds `work(task) -> Outcome` and ends in `sys.exit(run_stage("
 
 import argparse
 import faulthandler
-import importlib.metadata
 import os
-import platform
-import resource
 import signal
 import socket
 import sys
@@ -18,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 
 import structlog
 from pydantic import JsonValue, ValidationError
 
 from jobs.console import Display, hide_late_writes, set_up_logging
+from jobs.process import process_started, versions
 from nanocode.config.prices import GIGABYTE
 from nanocode.config.settings import Settings
 from nanocode.run import copied, near
@@ -43,9 +40,6 @@ from nanocode.train.nearby import Nearby
 from nanocode.train.preemption import Preempted, Preemption
 
 log = structlog.get_logger()
-
-RECORDED_PACKAGES = ("nanocode", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
-IMPORTED = time.time()
 
 
 @dataclass
@@ -265,35 +259,6 @@ def other_seconds(task: Task) -> float:
     claims = [one for one in task.run.attempts(task.stage) if one.input_digest == task.digest]
     others = [one for one in claims if one.attempt != task.attempt]
     return sum(last_sign(task.run, one) - one.claimed.timestamp() for one in others)
-
-
-def versions() -> dict[str, str]:
-    """What made the outputs: recorded in the marker, part of no digest."""
-    found = {"python": platform.python_version()}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def process_started() -> float:
-    """Unix time at which this process began; without /proc, when this module was imported."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return IMPORTED
-
-
-def peak_memory_bytes() -> int:
-    """The most that this process has held; getrusage would count what its parent held when it forked."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):  # no Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _parse(stage: str) -> argparse.Namespace:

@@ -14,7 +14,8 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from pydantic import JsonValue
 
-from jobs.stage import Outcome, Task, peak_memory_bytes
+from jobs.process import peak_memory_bytes
+from jobs.stage import Outcome, Task
 from nanocode.config.settings import Settings, Training
 from nanocode.data.shards import Rows
 from nanocode.run.cadence import settle
@@ -24,8 +25,9 @@ from nanocode.run.segments import SegmentWriter, read_segments
 from nanocode.storage.objects import Store
 from nanocode.text.tokenizer import Tokenizer
 from nanocode.train import mesh as meshes
-from nanocode.train.checkpoints import Checkpoints, restore_weights
+from nanocode.train.checkpoints import Checkpoints
 from nanocode.train.loop import Batches, Progress, Schedule, Seconds, Step, Work, fit
+from nanocode.train.restored import restore_weights
 from nanocode.train.setup import Setup, Trainer, compiled_step, make_trainer
 from nanocode.train.step import State, TrainStep
 from nanocode.train.throughput import peak_flops

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import PyTree
 
-from jobs.stage import versions
+from jobs.process import versions
 from nanocode.config.refusals import cause
 from nanocode.config.settings import load
 from nanocode.model import huggingface
@@ -21,7 +21,8 @@ from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import open_store
 from nanocode.text.special import ASSISTANT_END, BOS, SPECIAL_TOKENS
 from nanocode.text.tokenizer import Tokenizer
-from nanocode.train.checkpoints import Checkpoints, restore_weights
+from nanocode.train.checkpoints import Checkpoints
+from nanocode.train.restored import restore_weights
 from nanocode.train.setup import make_setup
 
 

@@ -29,10 +29,10 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from nanocode.run.directory import RunDirectory
-from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import NotFound, StorageError, Store
 from nanocode.train.nearby import Nearby
 from nanocode.train.preemption import Preempted
+from nanocode.train.restored import location, restored
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class Checkpoints:
         name = self._name(self._attempt, step)
         marker = {"step": step, "input_digest": self._digest, "position": position}
         with _one_line(name):
-            self._saver.save(epath.Path(_location(self._near.store, name)), args=ocp.args.PyTreeSave(state), force=True)
+            self._saver.save(epath.Path(location(self._near.store, name)), args=ocp.args.PyTreeSave(state), force=True)
         self._publishing = self._publisher.submit(self._publish, name, marker, began)
         return time.monotonic() - held
 
@@ -107,7 +107,7 @@ class Checkpoints:
         if found is None:
             return None
         self._bring(found, self._near.store)
-        return self._load(found, like), found
+        return restored(self._near.store, found.name, like), found
 
     def brought_home(self) -> str:
         """Name of the newest one, once its files are in the run directory, as all is that a stage's marker names.
@@ -170,16 +170,6 @@ class Checkpoints:
         if "at" in found.marker and to.url == self._run.store.url and jax.process_index() == 0:
             marker = {key: value for key, value in found.marker.items() if key != "at"}
             to.write(found.name + ".json", json.dumps(marker).encode())
-
-    def _load(self, found: Found, like: PyTree) -> PyTree:
-        location = epath.Path(_location(self._near.store, found.name))
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            saved = checkpointer.metadata(location).item_metadata.tree
-            _refuse_other_shapes(found.name, saved, like)
-            wanted = jax.tree.map(
-                lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), like
-            )
-            return checkpointer.restore(location, args=ocp.args.PyTreeRestore(item=like, restore_args=wanted))
 
     def _publish(self, name: str, marker: dict[str, Any], began: float) -> None:
         """In a thread of its own: once every host's part is on storage, mark the checkpoint, then prune.
@@ -279,42 +269,9 @@ def _damage(found: Found, store: Store) -> str | None:
     return None
 
 
-def _location(store: Store, name: str) -> str:
-    return f"{store.url.rstrip('/')}/{name}"
-
-
 def _remove(store: Store, name: str) -> None:
     if store.url.startswith("gs://"):
         for file in store.list(name + "/"):
             store.delete(file)
     else:
         shutil.rmtree(Path(store.url) / name, ignore_errors=True)
-
-
-def _refuse_other_shapes(name: str, saved: PyTree, like: PyTree) -> None:
-    have = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
-    want = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    for key in sorted(have.keys() | want.keys()):
-        if have.get(key) != want.get(key):
-            raise ConfigurationError(
-                f"checkpoint {name} is of another shape: {key} is {have.get(key)}, this model needs {want.get(key)}; "
-                "use the settings it was made with, or another run directory"
-            )
-
-
-def _path(path: tuple[Any, ...]) -> str:
-    """One spelling for dictionary keys, attributes and indices: Orbax reads tuples back as dictionaries or lists."""
-    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-
-
-def restore_weights(store: Store, name: str, like: PyTree) -> PyTree:
-    """Only the weights of the checkpoint `name`, laid out as `like`; `ConfigurationError` if of another shape."""
-    location = epath.Path(_location(store, name))
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata(location).item_metadata.tree["weights"]
-        _refuse_other_shapes(name, saved, like)
-        wanted = jax.tree.map(
-            lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype), {"weights": like}
-        )
-        args = ocp.args.PyTreeRestore(item={"weights": like}, restore_args=wanted, partial_restore=True)
-        return checkpointer.restore(location, args=args)["weights"]

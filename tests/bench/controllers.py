@@ -26,7 +26,7 @@ from deploy.controller.decision import State
 from deploy.controller.observed import Process, Seen, Slice
 from deploy.controller.reconcile import Reconciler
 from deploy.controller.record import RunJournal
-from jobs.stage import peak_memory_bytes
+from jobs.process import peak_memory_bytes
 from nanocode.config.settings import load
 from nanocode.run.attempts import End, Ending
 from nanocode.run.digests import stage_digests

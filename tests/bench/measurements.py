@@ -97,7 +97,7 @@ from pathlib import Path
 from nanocode.config.settings import load
 from nanocode.storage.objects import LocalStore
 from nanocode.text import corpus, mixture
-from jobs.stage import peak_memory_bytes
+from jobs.process import peak_memory_bytes
 if __name__ == "__main__":
     folder, tokens = Path(sys.argv[1]), int(sys.argv[2])
     sources = mixture.open_sources(load("demo").corpus.sources)
