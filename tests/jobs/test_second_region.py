@@ -18,12 +18,7 @@ from nanocode.storage.objects import LocalStore, open_store
 from tests.clouds.world import Zone
 from tests.deploy.local.world import ROOT
 from tests.deploy.provisioners.site import IMAGE, A, B, Cloud
-from tests.gcs import AWAY, gcs_url
-from tests.jobs.conftest import prepared, sources
-
-__all__ = ["gcs_url", "prepared", "sources"]
-
-pytestmark = pytest.mark.slow
+from tests.gcs import AWAY
 
 SETTINGS = (
     "provisioner=queued-resource",
