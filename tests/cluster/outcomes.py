@@ -12,6 +12,8 @@ from nanocode.run.graph import STAGES
 from tests.cluster.releases import Release
 
 OUTPUTS = set(STAGES) - {"report"}
+NO_OUTPUTS = ("attempts/", "leases/")
+"""Of a stage: who worked at it, and when."""
 
 
 def results(release: Release) -> dict[str, bytes]:
@@ -20,7 +22,7 @@ def results(release: Release) -> dict[str, bytes]:
     for name in store.list():
         stage, _, rest = name.partition("/")
         # A quick worker may read a unit of the corpus that no shard needs, before the others have said how much they have.
-        if stage in OUTPUTS and "/" in rest and not rest.startswith("attempts/") and "/units/" not in rest:
+        if stage in OUTPUTS and "/" in rest and not rest.startswith(NO_OUTPUTS) and "/units/" not in rest:
             # Rows of a later attempt stand beside those of an earlier one.
             found[re.sub(r"/rows-\d+/", "/rows/", name)] = store.read(name)
     return found
