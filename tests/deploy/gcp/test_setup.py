@@ -70,6 +70,15 @@ def test_a_second_region_has_a_bucket_that_slices_use_and_the_controller_weighs(
     assert refused.returncode == 78 and "BUCKETS=europe-west4=gs://... gives it a bucket of its own" in refused.stderr
 
 
+def test_vms_without_an_external_address_can_reach_bucket_and_registry_in_every_region(cloud: Cloud) -> None:
+    cloud.env |= {"ZONES": "europe-west4-a,us-east5-b,us-east5-a", "BUCKETS": "europe-west4=gs://my-europe"}
+    cloud.env["PROVISIONER"] = "queued-resource"
+    cloud.run("setup")
+    opened = [argv for argv in cloud.asked() if "--enable-private-ip-google-access" in argv]
+    assert all(argv[4:6] == ["update", "default"] for argv in opened)
+    assert [argv[7] for argv in opened] == ["--region=europe-west4", "--region=us-east5"]
+
+
 def test_the_cluster_knows_workload_identity_and_streams_images(cloud: Cloud) -> None:
     cloud.answer("describe", code=1)
     cloud.run("setup")
