@@ -197,11 +197,12 @@ def test_settings_arrive_as_they_were_given_with_their_types() -> None:
     assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in settings.items()}
 
 
-@pytest.mark.parametrize(("provisioner", "asked"), [("existing", False), ("gke", True)])
+@pytest.mark.parametrize(("provisioner", "asked"), [("existing", False), ("gke", True), ("queued-resource", True)])
 def test_slices_are_asked_for_as_the_pods_select_them(provisioner: str, asked: bool) -> None:
     files, given = ["d24", "v6e-16"], {"seed": 7, "cloud.owner": "ada"}
     found = one(render({"provisioner": provisioner, "spot": False, "settings": given}, files), "TrainingRun")
     slice = {"cloud.machine_type": "ct6e-standard-4t", "cloud.topology": "4x4", "cloud.spot": False}
+    slice["cloud.accelerator_type"] = "v6e-16"  # what the Cloud TPU API goes by
     settings = found["spec"]["settings"]
     assert settings.items() >= (given | (slice if asked else {})).items()
     assert asked or not slice.keys() & settings.keys()

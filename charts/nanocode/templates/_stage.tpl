@@ -6,11 +6,17 @@ label and environment, the owner, the image's digest, and the node pool; all els
 {{- regexReplaceAll "^.*-([0-9]+)t$" .Values.tpu.machineType "${1}" -}}
 {{- end -}}
 
+{{/* Chips of a slice. */}}
+{{- define "nanocode.sliceChips" -}}
+{{- $chips := 1 -}}
+{{- range splitList "x" .Values.tpu.topology }}{{ $chips = mul $chips (atoi .) }}{{ end -}}
+{{- $chips -}}
+{{- end -}}
+
 {{/* Hosts of a slice. */}}
 {{- define "nanocode.hosts" -}}
 {{- if eq .Values.accelerator "tpu" -}}
-{{- $chips := 1 -}}
-{{- range splitList "x" .Values.tpu.topology }}{{ $chips = mul $chips (atoi .) }}{{ end -}}
+{{- $chips := atoi (include "nanocode.sliceChips" .) -}}
 {{- $each := atoi (include "nanocode.chips" .) -}}
 {{- if mod $chips $each -}}
 {{- $where := printf "machines of %d (tpu.machineType %s)" $each .Values.tpu.machineType -}}
