@@ -22,6 +22,7 @@ from deploy.images.builders import (
     describe_command,
     described,
     digest_file,
+    log_in_command,
     push_commands,
     repository_of,
 )
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
-        print(f"{error.cmd[0]} ended with {error.returncode}: {shlex.join(error.cmd)}", file=sys.stderr)
+        log_in = log_in_command(error.cmd)
+        move = f"; where nobody is logged in: {log_in}" if log_in else ""
+        print(f"{error.cmd[0]} ended with {error.returncode}: {shlex.join(error.cmd)}{move}", file=sys.stderr)
         return 1
     return 0
 

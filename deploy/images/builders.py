@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PLATFORM = "linux/amd64"  # what TPU and GPU machines are, whatever this one is
+ARTIFACT_REGISTRY = "-docker.pkg.dev"
 LABEL = "org.opencontainers.image.revision"
 TARGETS = {
     "tpu": ("jobs-tpu", "deploy/images/Dockerfile.jobs"),
@@ -51,7 +52,7 @@ class Described:
 def repository_of(env: str) -> str:
     """The registry's repository that a deploy.env names; empty where project or region is missing."""
     said = dict(line.split("=", 1) for line in env.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    value = {key.strip(): text.strip().strip("'\"") for key, text in said.items()}
+    value = {key.strip(): text.partition(" #")[0].strip().strip("'\"") for key, text in said.items()}
     if not value.get("PROJECT") or not value.get("REGION"):
         return ""
     return f"{value['REGION']}-docker.pkg.dev/{value['PROJECT']}/{value.get('REPOSITORY') or 'nanocode'}"
@@ -63,6 +64,9 @@ def build_commands(builder: str, request: Request) -> list[list[str]]:
         given = {"_REPOSITORY": request.repository, "_TAG": request.tag, "_TARGETS": " ".join(request.targets)}
         substitutions = ",".join(f"{key}={value}" for key, value in given.items())
         submit = ["gcloud", "builds", "submit", "--config", "deploy/images/cloudbuild.yaml"]
+        host, _, rest = request.repository.partition("/")
+        if host.endswith(ARTIFACT_REGISTRY):  # gcloud's own project may be another one
+            submit.append(f"--project={rest.partition('/')[0]}")
         return [[*submit, "--substitutions", substitutions, "."]]
     return [_build(builder, request, target) for target in request.targets]
 
@@ -81,6 +85,13 @@ def push_commands(builder: str, request: Request) -> list[list[str]]:
         return []
     told = {target: [] if builder == "docker" else ["--digestfile", digest_file(target)] for target in request.targets}
     return [[builder, "push", *told[target], request.reference(target)] for target in request.targets]
+
+
+def log_in_command(command: Sequence[str]) -> str:
+    """What has docker, podman and buildah push to Google as gcloud's user; empty where that is not what failed."""
+    host = command[-1].partition("/")[0]
+    pushes = "push" in command[:2] and host.endswith(ARTIFACT_REGISTRY)
+    return f"`gcloud auth login`, then `gcloud auth configure-docker {host}`" if pushes else ""
 
 
 def digest_file(target: str) -> str:

@@ -75,6 +75,27 @@ def test_a_push_tells_the_digest_that_the_registry_knows(tools: Path) -> None:
     assert "docker push h/p/n/controller:v1" in calls(tools)
 
 
+def test_a_push_that_is_refused_says_how_to_log_in_at_googles_registry(tools: Path) -> None:
+    stand_in(tools, "docker", "[ $1 != push ]")
+    for repository, told in (
+        ("us-docker.pkg.dev/p/n", "`gcloud auth configure-docker us-docker.pkg.dev`"),
+        ("h/p/n", ""),
+    ):
+        done = images(
+            tools, "push", "--builder", "docker", "--repository", repository, "--targets", "controller", "--tag", "v1"
+        )
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 1 and f"docker push {repository}/controller:v1" in last
+        assert last.endswith(told) and bool(told) == ("logged in" in last)
+
+
+def test_cloud_build_works_in_the_project_of_the_registry() -> None:
+    (command,) = build_commands("cloudbuild", Request("us-docker.pkg.dev/my-project/n", "v1", ("tpu",)))
+    assert "--project=my-project" in command
+    (command,) = build_commands("cloudbuild", Request("h/p/n", "v1", ("tpu",)))
+    assert not [word for word in command if word.startswith("--project")]
+
+
 def test_where_nothing_builds_images_it_says_what_to_install(tools: Path) -> None:
     done = images(tools, "build", "--tag", "v1")
     assert done.returncode == 2
@@ -111,7 +132,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(tools: Path, arguments: list
 
 
 def test_a_push_goes_where_the_deployment_looks_for_images(tools: Path) -> None:
-    text = 'PROJECT="my-project"\nREGION=us-east5\nZONES=us-east5-b\nBUCKET=gs://bucket\n# REPOSITORY=other\n'
+    text = 'PROJECT="my-project" # mine\nREGION=us-east5 # granted\nZONES=us-east5-b\nBUCKET=gs://bucket\n# REPOSITORY=other\n'
     for more, name in (("", "nanocode"), ("REPOSITORY=mine\n", "mine")):
         (tools.parent / "deploy.env").write_text(text + more)
         done = images(tools, "push", "--builder", "docker", "--tag", "v1", "--dry-run")
