@@ -48,8 +48,6 @@ def run(
     trouble = parse_chaos(chaos) if chaos is not None else None
     directory = RunDirectory(open_store(location))
     settings = settle(directory, preset, overrides, config, yes)
-    if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
-        raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
     code: int = Exit.DONE
     names = [stage.name for stage in chosen]
     if settling.done(directory, settings, names) != names:
@@ -88,7 +86,10 @@ def settle(
             raise UsageError("nothing was changed")
 
     settings, before = settling.proposed(directory, preset, overrides, config)
-    read_soul(settings.soul)  # one that is wrong is refused before anybody is asked, and before anything is written
+    # What is wrong is refused before anybody is asked, and before anything is written.
+    read_soul(settings.soul)
+    if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
+        raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
     return settling.settle(directory, settings, before, accept)
 
 

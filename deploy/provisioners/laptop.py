@@ -1,5 +1,6 @@
 """Slices for a run that is controlled from a laptop, with no cluster anywhere."""
 
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,6 +14,8 @@ from deploy.provisioners.vms import SliceVms
 from nanocode.config.settings import Cloud, Settings
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
+
+DIGEST = re.compile("@sha256:[0-9a-f]{64}$")
 
 
 def machines(
@@ -34,11 +37,10 @@ def machines(
         )
     if not settings.controller.zones:
         raise ConfigurationError("no zone is named: say --set 'controller.zones=[us-east5-b]', best first")
-    if settings.cloud.image is None:
-        raise ConfigurationError(
-            "no image is named: say --set cloud.image=REGISTRY/jobs@sha256:..., as `make push` says"
-        )
-
+    image = settings.cloud.image
+    if image is None or not DIGEST.search(image):  # under a tag, two hosts could run two versions
+        said = "no image is named" if image is None else f"cloud.image={image} ends with no digest"
+        raise ConfigurationError(f"{said}: say --set cloud.image=REGISTRY/jobs-tpu@sha256:..., as `make push` says")
     refuse_elsewhere(run.store.url, settings)
 
     def cloud() -> Cloud:

@@ -411,7 +411,7 @@ class Cloud(Section):
     runtime_version: str = Field(default="v2-alpha-tpuv6e", json_schema_extra=OPERATING)
     """Software of a TPU VM: it has to have docker."""
     image: str | None = Field(default=None, json_schema_extra=OPERATING)
-    """Of the stages, by digest (`REGISTRY/jobs@sha256:...`): what a TPU VM pulls."""
+    """Of the stages, by digest (`REGISTRY/jobs-tpu@sha256:...`): what a TPU VM pulls."""
     service_account: str | None = Field(default=None, json_schema_extra=OPERATING)
     """E-mail address of the one that slices run as; None: the project's default, which may do far too much."""
     network: str | None = Field(default=None, json_schema_extra=OPERATING)

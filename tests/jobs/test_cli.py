@@ -59,6 +59,36 @@ def test_an_unknown_stage_is_a_usage_error(tmp_path: Path, capsys: pytest.Captur
     assert "no stage is called 'pretrian'" in one_line(capsys.readouterr().err)
 
 
+def test_slices_cannot_reach_a_folder_here_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["run", "--run-dir", str(tmp_path / "run"), "--provisioner", "queued-resource"]
+    assert main(asked) == Exit.USAGE
+    assert "give --run-dir gs://BUCKET/NAME" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((), "no zone is named: say --set 'controller.zones=[us-east5-b]'"),
+        (("controller.zones=[us-east5-b]",), "no image is named: say --set cloud.image=REGISTRY/jobs-tpu@sha256:"),
+        (
+            ("controller.zones=[us-east5-b]", "cloud.image=h/p/n/jobs-tpu:v1"),
+            "cloud.image=h/p/n/jobs-tpu:v1 ends with no digest: say --set cloud.image=REGISTRY/jobs-tpu@sha256:",
+        ),
+    ],
+    ids=["zone", "image", "digest"],
+)
+def test_what_slices_need_is_asked_for_by_its_name(
+    settings: tuple[str, ...], told: str, gcs_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [part for setting in settings for part in ("--set", setting)]
+    asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *given]
+    assert main(asked) == Exit.CONFIGURATION
+    assert told in one_line(capsys.readouterr().err)
+
+
 def test_help_lists_every_setting_with_its_meaning() -> None:
     text = settings_help()
     assert [key for key in known_keys() if key not in text and key != "preset"] == []
