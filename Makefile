@@ -11,6 +11,7 @@ DEMO_RUN ?= runs/demo
 # In the cloud. DRY_RUN=1 prints the commands instead of running them; NAME is the run's, where there are several.
 CLOUD = .venv/bin/python -m deploy.gcp $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 NAMED = $(if $(NAME),--name $(NAME))
+WHICH_PRESET = echo "which preset? make deploy-demo, deploy-d12, deploy-d20 or deploy-d24; DRY_RUN=1 only prints"; exit 2
 # Container images: of tpu, cuda, cpu and controller.
 TARGETS ?= tpu controller
 IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMAGE_REPOSITORY)" --tag "$(IMAGE_TAG)" \
@@ -61,7 +62,9 @@ deploy-demo deploy-d12 deploy-d20 deploy-d24: deploy-%: $(READY)
 	@$(CLOUD) deploy $(NAMED) $(if $(YES),--yes) $*
 
 deploy:
-	@echo "which preset? make deploy-demo, deploy-d12, deploy-d20 or deploy-d24; DRY_RUN=1 only prints"; exit 2
+	@$(WHICH_PRESET)
+deploy-%:
+	@$(WHICH_PRESET)
 
 deploy-d24: ## cloud: begin a run, or change one; also deploy-demo, deploy-d12, deploy-d20; NAME=, DRY_RUN=1
 

@@ -38,8 +38,9 @@ def test_an_unknown_extra_is_refused_in_one_line(checkout: Path, extra: str) -> 
     assert "say EXTRA=cpu, EXTRA=cuda or EXTRA=tpu" in done.stderr
 
 
-def test_deploy_alone_says_which_there_are(checkout: Path) -> None:
-    command = ["make", "--no-print-directory", "deploy"]  # a make that runs the tests hands its own flags down
+@pytest.mark.parametrize("target", ["deploy", "deploy-d13"])
+def test_deploy_alone_or_of_no_preset_says_which_there_are(checkout: Path, target: str) -> None:
+    command = ["make", "--no-print-directory", target]  # a make that runs the tests hands its own flags down
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     (rule,) = re.findall(r"^(deploy-.*): deploy-%", (checkout / "Makefile").read_text(), re.M)
