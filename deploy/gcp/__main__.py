@@ -32,6 +32,11 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, to: Deployment) -> int:
+    if options.command != "setup" and not to.has_cluster:
+        raise ConfigurationError(
+            f"{options.env} says CLUSTER=none, and make {options.command} needs one: `nanocode run` is the controller "
+            "where there is none, or name a cluster"
+        )
     if not options.dry_run:  # that one prints what it would run elsewhere too, and needs what it asks alone
         steps.need(*PROGRAMS.get(options.command, ("kubectl",)))
     elif options.command == "deploy":

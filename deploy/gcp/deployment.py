@@ -1,16 +1,18 @@
 """Where a run is deployed: `deploy.env`, one `KEY=value` a line, as `deploy.env.example` explains it."""
 
 import difflib
+import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nanocode.config.refusals import requirement
 from nanocode.config.settings import Bucket
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.near import region_of
 
 EXAMPLE = "deploy.env.example"
 REQUIRED = ("PROJECT", "REGION", "ZONES", "BUCKET")
@@ -26,6 +28,18 @@ def _pairs(value: Any) -> Any:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+Region = Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
+Zone = Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+-[a-z][a-z0-9]*$")]
+FORMS = {
+    "PROJECT": "a project's ID, which is neither its name nor its number, as my-project-123",
+    "REGION": "one region, as us-east5",
+    "ZONES": "zones with commas between them, as us-east5-b,us-east5-a",
+    "BUCKET": "gs:// and a name in lower case, and no folder, as gs://my-bucket",
+    "BUCKETS": "REGION=gs://NAME, several with commas, as europe-west4=gs://my-bucket-europe-west4",
+    "TOPOLOGY": "as 2x4",
+}
+"""What keys look like whose pattern would tell few people anything."""
+NO_CLUSTER = "none"
 ASK_THE_TPU_API = ("queued-resource", "auto")
 """Provisioners that may ask for queued resources."""
 
@@ -36,11 +50,12 @@ class Deployment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
-    region: Name
-    zones: Words
+    region: Region
+    zones: Annotated[tuple[Zone, ...], BeforeValidator(_words)]
     bucket: Bucket
-    buckets: Annotated[dict[Name, Bucket], BeforeValidator(_pairs)] = Field(default_factory=dict)
+    buckets: Annotated[dict[Region, Bucket], BeforeValidator(_pairs)] = Field(default_factory=dict)
     cluster: Name = "nanocode"
+    """`none`: there is none, and `nanocode run` on somebody's machine is the controller."""
     cluster_location: Name | None = None
     namespace: Name = "nanocode"
     kube_context: str | None = None
@@ -69,16 +84,28 @@ class Deployment(BaseModel):
                 "region: leave BUCKETS out, or set PROVISIONER=queued-resource"
             )
         if self.region in self.buckets:
-            raise ValueError(f"BUCKETS names {self.buckets[self.region]} for REGION={self.region}: that is for BUCKET")
+            raise ValueError(f"BUCKETS names one for REGION={self.region}, where BUCKET is already: leave it out")
+        if self.bucket in self.buckets.values():
+            raise ValueError(f"BUCKETS names {self.bucket}, which is BUCKET: a bucket is in one region, name another")
         regions = (self.region, *self.buckets)
-        if elsewhere := [zone for zone in self.zones if zone.rpartition("-")[0] not in regions]:
-            own = f"BUCKETS={elsewhere[0].rpartition('-')[0]}=gs://..."
+        if elsewhere := [zone for zone in self.zones if region_of(zone) not in regions]:
+            own = f"BUCKETS={region_of(elsewhere[0])}=gs://..."
+            how = own if self.provisioner in ASK_THE_TPU_API else f"with PROVISIONER=queued-resource {own}"
             raise ValueError(
                 f"ZONES={elsewhere[0]} is not in REGION={self.region}: bucket, cluster and slices belong together; "
-                f"with PROVISIONER=queued-resource {own} gives it a bucket of its own"
+                f"{how} gives it a bucket of its own"
             )
         if not self.zones:
             raise ValueError("ZONES is empty: name at least one zone, best first")
+        return self
+
+    @model_validator(mode="after")
+    def _without_a_cluster_slices_are_asked_for(self) -> Self:
+        if not self.has_cluster and self.provisioner not in ASK_THE_TPU_API:
+            raise ValueError(
+                f"CLUSTER=none leaves nothing that PROVISIONER={self.provisioner} could use: set "
+                "PROVISIONER=queued-resource, or name a cluster"
+            )
         return self
 
     @model_validator(mode="after")
@@ -102,7 +129,26 @@ class Deployment(BaseModel):
                 f"BUDGET_DOLLARS={self.budget_dollars:g} cannot be kept while nobody has said what a slice costs: give "
                 "DOLLARS_PER_SLICE_HOUR, or prices in a file of VALUES"
             )
+        if self.budget_dollars is not None and self.buckets and not self.values:
+            raise ValueError(
+                f"BUDGET_DOLLARS={self.budget_dollars:g} cannot be kept while nobody has said what it costs to copy a "
+                "GB to the regions of BUCKETS: give `settings: {prices: {egress_gb: ...}}` in a file of VALUES"
+            )
         return self
+
+    @property
+    def has_cluster(self) -> bool:
+        return self.cluster != NO_CLUSTER
+
+    @property
+    def all_buckets(self) -> dict[str, str]:
+        """Region -> bucket, the run's own first."""
+        return {self.region: self.bucket, **self.buckets}
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Of the zones."""
+        return tuple(dict.fromkeys(region_of(zone) for zone in self.zones))
 
     @property
     def location(self) -> str:
@@ -110,7 +156,7 @@ class Deployment(BaseModel):
         return self.cluster_location or next((zone for zone in self.zones if self.is_home(zone)), self.region)
 
     def is_home(self, zone: str) -> bool:
-        return zone.rpartition("-")[0] == self.region
+        return region_of(zone) == self.region
 
     @property
     def context(self) -> str:
@@ -119,7 +165,11 @@ class Deployment(BaseModel):
 
     @property
     def registry(self) -> str:
-        return f"{self.region}-docker.pkg.dev/{self.project}/{self.repository}"
+        return f"{self.registry_host}/{self.project}/{self.repository}"
+
+    @property
+    def registry_host(self) -> str:
+        return f"{self.region}-docker.pkg.dev"
 
     def suited(self, preset: str) -> "Deployment":
         """With the accelerator that a preset takes where the file names none."""
@@ -146,7 +196,13 @@ def read(path: Path) -> Deployment:
     """What the file says; `ConfigurationError` names the key that is missing, unknown or wrong."""
     if not path.is_file():
         raise ConfigurationError(f"{path} is not there: cp {EXAMPLE} {path}, and fill in {', '.join(REQUIRED)}")
-    said = {key: (value or "").strip() for key, value in dotenv_values(path, interpolate=False).items()}
+    said = dict[str, str]()
+    for line in parse_stream(io.StringIO(path.read_text("utf-8"))):
+        if line.error or (line.key is not None and line.value is None):
+            text = line.original.string.strip()
+            raise ConfigurationError(f"{path}, line {line.original.line}: {text} is no KEY=value: correct it")
+        if line.key is not None:
+            said[line.key] = (line.value or "").strip()
     if missing := [key for key in REQUIRED if not said.get(key)]:
         raise ConfigurationError(f"{path} says nothing for {missing[0]}: {EXAMPLE} shows what it may be")
     try:
@@ -163,4 +219,11 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is no key: did you mean {near[0]}?" if near else f"{key} is no key: {EXAMPLE} lists them"
     if one["type"] == "value_error":
         return requirement(one)
-    return f"{key}={one['input']} cannot be: it {requirement(one)}; {EXAMPLE} shows what it may be"
+    key, *parts = [str(part) for part in one["loc"]]
+    said = str(one["input"])
+    if key == "buckets" and len(parts) == 1:  # a region's bucket; of the region itself the input says it all
+        said = f"{parts[0]}={said}"
+    wanted = requirement(one)
+    if one["type"] == "string_pattern_mismatch" and (form := FORMS.get(key.upper())):
+        wanted = f"has to be {form}"
+    return f"{key.upper()}={said} cannot be: it {wanted}; {EXAMPLE} shows what it may be"

@@ -33,7 +33,10 @@ SLICES = 1
 
 def steps(to: Deployment) -> list[Step]:
     """All of it, in order."""
-    return [*_project(to), *_buckets(to), *_registry(to), *_accounts(to), *slices.steps(to), *_cluster(to)]
+    needed = [*_project(to), *_buckets(to), *_registry(to)]
+    if not to.has_cluster:
+        return [*needed, *slices.steps(to)]
+    return [*needed, *_accounts(to), *slices.steps(to), *_cluster(to)]
 
 
 def _project(to: Deployment) -> list[Step]:
@@ -43,7 +46,7 @@ def _project(to: Deployment) -> list[Step]:
 
 def _buckets(to: Deployment) -> list[Step]:
     found = []
-    for region, bucket in {to.region: to.bucket, **to.buckets}.items():
+    for region, bucket in to.all_buckets.items():
         create: tuple[str, ...] = ("gcloud", "storage", "buckets", "create", bucket, f"--location={region}")
         # Soft delete keeps deleted checkpoints for seven days, and bills them: d24's have 11.3 GB.
         create += ("--uniform-bucket-level-access", "--public-access-prevention", "--soft-delete-duration=0s")
@@ -56,7 +59,13 @@ def _registry(to: Deployment) -> list[Step]:
     base = ("gcloud", "artifacts", "repositories")
     where = (to.repository, f"--location={to.region}", *_in(to))
     create = (*base, "create", *where, "--repository-format=docker")
-    return [Step("the registry of the images", create, unless=(*base, "describe", *where))]
+    return [
+        Step("the registry of the images", create, unless=(*base, "describe", *where)),
+        Step(
+            "docker, podman and buildah push there as gcloud's user",
+            ("gcloud", "auth", "configure-docker", to.registry_host, "--quiet"),
+        ),
+    ]
 
 
 def _accounts(to: Deployment) -> list[Step]:
@@ -82,7 +91,13 @@ def _accounts(to: Deployment) -> list[Step]:
         )
     report = ("gcloud", "projects", "add-iam-policy-binding", to.project, "--condition=None")
     nodes = (*report, *_member(to, "nodes", "container.defaultNodeServiceAccount"))
-    return [*found, Step("nodes write logs and metrics", nodes), *(_pool_maker(to) if to.provisioner == "gke" else [])]
+    found.append(Step("nodes write logs and metrics", nodes))
+    if to.provisioner in ("gke", "auto"):
+        found += _pool_maker(to)
+    if to.provisioner == "auto":
+        look = (*report, *_member(to, "controller", "servicemanagement.quotaViewer"))
+        found.append(Step("the controller sees which API has quota", look))
+    return found
 
 
 def _pool_maker(to: Deployment) -> list[Step]:

@@ -43,6 +43,10 @@ def steps(to: Deployment) -> list[Step]:
     where = (to.repository, f"--location={to.region}", here)
     images = ("gcloud", "artifacts", "repositories", "add-iam-policy-binding", *where, _member(to, ACCOUNT))
     act = (*accounts, "add-iam-policy-binding", account, here, _member(to, "controller"))
+    asker = (
+        *_role(to, MAKER, "controller", "the controller asks for slices"),
+        Step("whose VMs run as slices do", (*act, "--role=roles/iam.serviceAccountUser")),
+    )
     return [
         *_networks(to),
         Step("the service account of slices", create, unless=(*accounts, "describe", account, here)),
@@ -51,9 +55,8 @@ def steps(to: Deployment) -> list[Step]:
             for bucket in buckets
         ),
         Step("images are there for slices to read", (*images, "--role=roles/artifactregistry.reader")),
-        *_role(to, MAKER, "controller", "the controller asks for slices"),
         *_role(to, ITSELF, ACCOUNT, "a slice deletes itself"),
-        Step("whose VMs run as slices do", (*act, "--role=roles/iam.serviceAccountUser")),
+        *(asker if to.has_cluster else ()),  # without one, whoever runs `nanocode run` asks
     ]
 
 
@@ -68,7 +71,7 @@ def _networks(to: Deployment) -> list[Step]:
             f"VMs without an external address reach Google's services from {region}",
             (*update, f"--region={region}", f"--project={to.project}", "--quiet"),
         )
-        for region in dict.fromkeys(zone.rpartition("-")[0] for zone in to.zones)
+        for region in to.regions
     ]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.deploy.gcp.conftest import Cloud
 
+QUEUED = {"PROVISIONER": "queued-resource"}
 DELETES = ("delete", "remove", "remove-iam-policy-binding", "reset", "destroy", "rm")
 
 
@@ -67,7 +68,10 @@ def test_a_second_region_has_a_bucket_that_slices_use_and_the_controller_weighs(
     assert refused.returncode == 78 and "names gs://my-other for REGION=us-east5: that is for BUCKET" in refused.stderr
     del cloud.env["BUCKETS"]
     refused = cloud.run("setup")
-    assert refused.returncode == 78 and "BUCKETS=europe-west4=gs://... gives it a bucket of its own" in refused.stderr
+    assert refused.returncode == 78 and "together; BUCKETS=europe-west4=gs://... gives it a bucket" in refused.stderr
+    cloud.env["PROVISIONER"] = "existing"
+    refused = cloud.run("setup")
+    assert "together; with PROVISIONER=queued-resource BUCKETS=europe-west4=gs://... gives it" in refused.stderr
 
 
 def test_vms_without_an_external_address_can_reach_bucket_and_registry_in_every_region(cloud: Cloud) -> None:
@@ -77,6 +81,36 @@ def test_vms_without_an_external_address_can_reach_bucket_and_registry_in_every_
     opened = [argv for argv in cloud.asked() if "--enable-private-ip-google-access" in argv]
     assert all(argv[4:6] == ["update", "default"] for argv in opened)
     assert [argv[7] for argv in opened] == ["--region=europe-west4", "--region=us-east5"]
+
+
+def test_without_a_cluster_there_is_nothing_that_bills_by_the_hour(cloud: Cloud) -> None:
+    cloud.env["CLUSTER"] = "none"
+    refused = cloud.run("setup")
+    assert refused.returncode == 78 and "CLUSTER=none leaves nothing that PROVISIONER=existing" in refused.stderr
+    cloud.env["PROVISIONER"] = "queued-resource"
+    cloud.answer("describe", code=1)
+    assert cloud.run("setup").returncode == 0
+    asked = cloud.asked()
+    assert not [argv for argv in asked if "container" in argv]
+    accounts = [argv[4] for argv in creations(asked) if "service-accounts" in argv]
+    assert accounts == ["nanocode-slices"], "whoever runs `nanocode run` is the controller"
+    cloud.forget()
+    refused = cloud.run("deploy", "d24")
+    assert refused.returncode == 78 and "says CLUSTER=none, and make deploy needs one" in refused.stderr
+    assert cloud.asked() == []
+
+
+def test_make_push_finds_itself_logged_in_at_the_registry(cloud: Cloud) -> None:
+    cloud.run("setup")
+    assert ["gcloud", "auth", "configure-docker", "us-east5-docker.pkg.dev", "--quiet"] in cloud.asked()
+
+
+def test_a_controller_that_chooses_between_the_apis_sees_their_quotas_and_may_use_both(cloud: Cloud) -> None:
+    cloud.env["PROVISIONER"] = "auto"
+    cloud.run("setup")
+    controller = "--member=serviceAccount:nanocode-controller@my-project.iam.gserviceaccount.com"
+    granted = {argv[-1].rpartition("/")[2] for argv in cloud.asked() if controller in argv}
+    assert granted >= {"servicemanagement.quotaViewer", "nanocodeSlices", "nanocodeNodePools"}
 
 
 def test_the_cluster_knows_workload_identity_and_streams_images(cloud: Cloud) -> None:
@@ -170,6 +204,21 @@ def test_a_step_that_fails_is_named_with_gclouds_own_reason_and_ends_it(cloud: C
         ({"ACCELERATOR": "gpu"}, "ACCELERATOR=gpu cannot be"),
         ({"ACCELERATOR": "nvidia"}, "MACHINE_TYPE=ct6e-standard-8t has no GPUs"),
         ({"TOPOLOGY": "2x2"}, "TOPOLOGY=2x2 has 4 chips, which machines of 8"),
+        ({"PROJECT": "123456789012"}, "PROJECT=123456789012 cannot be: it has to be a project's ID"),
+        ({"REGION": "us-east5-a"}, "REGION=us-east5-a cannot be: it has to be one region, as us-east5"),
+        ({"ZONES": "us-east5a"}, "ZONES=us-east5a cannot be: it has to be zones with commas"),
+        ({"ZONES": "us-east5-b us-east5-a"}, "ZONES=us-east5-b us-east5-a cannot be: it has to be zones with commas"),
+        ({"BUCKETS": "europe-west4"}, "BUCKETS=europe-west4= cannot be: it has to be REGION=gs://NAME"),
+        ({"BUCKETS": "europe-west4=mine"}, "BUCKETS=europe-west4=mine cannot be: it has to be REGION=gs://NAME"),
+        ({"BUCKETS": "gs://mine"}, "BUCKETS=gs://mine cannot be: it has to be REGION=gs://NAME"),
+        (QUEUED | {"BUCKETS": "us-east5=gs://mine"}, "BUCKETS names one for REGION=us-east5, where BUCKET is already"),
+        (QUEUED | {"BUCKETS": "europe-west4=gs://my-bucket"}, "BUCKETS names gs://my-bucket, which is BUCKET"),
+        (
+            QUEUED | {"BUCKETS": "europe-west4=gs://mine", "BUDGET_DOLLARS": "9", "DOLLARS_PER_SLICE_HOUR": "4"},
+            "nobody has said what it costs to copy a GB to the regions of BUCKETS",
+        ),
+        ({"IMAGE_TAG": "abc\nPROVISIONER queued-resource"}, "line 6: PROVISIONER queued-resource is no KEY=value"),
+        ({"IMAGE_TAG": "abc\nPROVISIONER"}, "line 6: PROVISIONER is no KEY=value"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused_in_one_line_before_anything_is_run(
