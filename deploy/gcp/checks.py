@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.gcp.deployment import Deployment
+from deploy.gcp.deployment import ASK_THE_TPU_API, Deployment
 from deploy.gcp.steps import HOW_TO_GET, StepFailed, output, succeeds
 
 OLDEST_HELM = (3, 18)
@@ -29,7 +29,7 @@ def checks(to: Deployment, tag: str) -> list[Check]:
     found = [
         Check("helm", _helm),
         Check("cluster", lambda: _cluster(to)),
-        Check("bucket", lambda: _bucket(to)),
+        *[Check(f"bucket in {region}", _bucket(to, region, bucket)) for region, bucket in to.all_buckets.items()],
         Check("jobs image", lambda: image_digest(to, f"jobs-{to.target}:{tag}")),
         Check("controller image", lambda: image_digest(to, f"controller:{tag}")),
     ]
@@ -66,6 +66,13 @@ def quota_hint(to: Deployment) -> str:
     if to.accelerator == "nvidia":
         return f"GPUs need NVIDIA and, for spot, preemptible GPU quota in {to.region}: console, IAM, Quotas"
     chips = to.chips[0]
+    if to.provisioner == "auto":
+        return f"provisioner auto looks which API has quota for {chips} chips"
+    if to.provisioner in ASK_THE_TPU_API:
+        return (
+            f"a slice takes {chips} {'spot' if to.spot else 'on-demand'} chips of the Cloud TPU API's quota in its "
+            "zone, which is what the TPU Research Cloud grants"
+        )
     return (
         f"a slice takes {chips} chips of Compute Engine's {'preemptible ' if to.spot else ''}TPU v6e quota in "
         f"{to.region}; the TPU Research Cloud's is Cloud TPU quota, which node pools cannot use"
@@ -90,21 +97,24 @@ def _cluster(to: Deployment) -> str:
     return to.context
 
 
-def _bucket(to: Deployment) -> str:
-    try:
-        look = ("gcloud", "storage", "buckets", "describe", to.bucket, "--format=json")
-        said = json.loads(output((*look, f"--project={to.project}", "--quiet")))
-    except StepFailed as failure:
-        raise Problem(f"{to.bucket} cannot be reached ({failure}): make gcp-setup makes it") from None
-    location = str(said.get("location", "")).lower()
-    if location != to.region:
-        raise Problem(
-            f"{to.bucket} is in {location}, the slices in {to.region}: every checkpoint would cross regions, "
-            "which is slow and billed; name a bucket there"
-        )
-    kept = int(said.get("soft_delete_policy", {}).get("retentionDurationSeconds", 0))
-    bills = f"; it keeps, and bills, what is deleted for {kept // 86400} days" if kept else ""
-    return f"{to.bucket} in {location}{bills}"
+def _bucket(to: Deployment, region: str, bucket: str) -> Callable[[], str]:
+    def look() -> str:
+        try:
+            describe = ("gcloud", "storage", "buckets", "describe", bucket, "--format=json")
+            said = json.loads(output((*describe, f"--project={to.project}", "--quiet")))
+        except StepFailed as failure:
+            raise Problem(f"{bucket} cannot be reached ({failure}): make gcp-setup makes it") from None
+        location = str(said.get("location", "")).lower()
+        if location != region:
+            raise Problem(
+                f"{bucket} is in {location}, the slices in {region}: every checkpoint would cross regions, "
+                "which is slow and billed; name a bucket there"
+            )
+        kept = int(said.get("soft_delete_policy", {}).get("retentionDurationSeconds", 0))
+        bills = f"; it keeps, and bills, what is deleted for {kept // 86400} days" if kept else ""
+        return f"{bucket} in {location}{bills}"
+
+    return look
 
 
 def _slices(to: Deployment) -> str:

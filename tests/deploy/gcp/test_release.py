@@ -118,6 +118,11 @@ def bucket_elsewhere(cloud: Cloud) -> None:
     cloud.answer("buckets", "describe", out={"location": "EUROPE-WEST4"})
 
 
+def second_bucket_elsewhere(cloud: Cloud) -> None:
+    cloud.env |= {"PROVISIONER": "queued-resource", "BUCKETS": "europe-west4=gs://my-europe"}
+    cloud.answer("buckets", "describe", "gs://my-europe", out={"location": "EUROPE-WEST1"})
+
+
 def no_image(cloud: Cloud) -> None:
     cloud.answer("images", "describe", code=1)
 
@@ -144,6 +149,7 @@ def no_secret(cloud: Cloud) -> None:
         (no_answer, "gives no answer"),
         (no_bucket, "not found: 404.): make gcp-setup"),
         (bucket_elsewhere, "is in europe-west4, the slices in us-east5"),
+        (second_bucket_elsewhere, "gs://my-europe is in europe-west1, the slices in europe-west4"),
         (no_image, "jobs-tpu:abc is not there: make push IMAGE_REPOSITORY="),
         (no_pool, "no spot node of ct6e-standard-8t"),
         (pool_of_other_machines, "no spot node of ct6e-standard-8t"),
@@ -160,6 +166,23 @@ def test_what_is_wrong_is_said_and_nothing_is_changed(
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     assert any(said in line for line in wrong), done.stdout
     assert changes(cloud.asked()) == []
+
+
+@pytest.mark.parametrize(
+    ("provisioner", "said"),
+    [
+        ("existing", "8 chips of Compute Engine's preemptible TPU v6e quota in us-east5"),
+        ("queued-resource", "8 spot chips of the Cloud TPU API's quota in its zone"),
+        ("auto", "auto looks which API has quota for 8 chips"),
+    ],
+)
+def test_the_quota_that_is_named_is_the_one_that_slices_draw(cloud: Cloud, provisioner: str, said: str) -> None:
+    cloud.healthy()
+    cloud.env["PROVISIONER"] = provisioner
+    done = cloud.run("deploy", "d24")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ok    quota:")]
+    assert said in line
 
 
 @pytest.mark.parametrize(
