@@ -76,6 +76,7 @@ def sentence(run: str, places: Iterable[str], zone: str, settings: Settings, sec
     theirs = f"{_bucket(run)}-{region}"
     make = creation(theirs, zone, settings)
     if second:
+        make += access(zone, settings)
         move = f"have a bucket there too: `{make}`, then --set 'cloud.buckets={{{region}: {theirs}}}'"
     else:
         move = f"begin a run in a bucket there: `{make}`"
@@ -94,6 +95,16 @@ def creation(bucket: str, zone: str, settings: Settings) -> str:
         return make
     member = f"--member=serviceAccount:{account} --role=roles/storage.objectUser"
     return f"{make} && gcloud storage buckets add-iam-policy-binding {bucket} {member}"
+
+
+def access(zone: str, settings: Settings) -> str:
+    """The command by which TPU VMs without an address of their own reach that bucket, to be run after others."""
+    cloud = settings.cloud
+    if cloud.external_ips or cloud.network is not None or cloud.subnetwork is not None:
+        return ""
+    project = f" --project={cloud.project}" if cloud.project else ""
+    update = "gcloud compute networks subnets update default --enable-private-ip-google-access"
+    return f" && {update} --region={region_of(zone)}{project}"
 
 
 def _bucket(url: str) -> str:

@@ -419,7 +419,7 @@ class Cloud(Section):
     subnetwork: str | None = Field(default=None, json_schema_extra=OPERATING)
     """Subnetwork of it, in the region of the zones; None: the network's own."""
     external_ips: bool = Field(default=False, json_schema_extra=OPERATING)
-    """Without them the subnetwork needs Private Google Access to reach bucket and registry."""
+    """Without them bucket and registry are reached by Private Google Access, which `make gcp-setup` turns on."""
     secrets: dict[str, str] = Field(default_factory=dict, json_schema_extra=OPERATING)
     """Environment variable of the stages -> `projects/P/secrets/S/versions/V` of Secret Manager that it comes from."""
     buckets: dict[str, Bucket] = Field(default_factory=dict, json_schema_extra=OPERATING)

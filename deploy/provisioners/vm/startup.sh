@@ -51,7 +51,7 @@ start() { # NAME IMAGE STAGE ATTEMPT
         --worker "$worker" --of "$hosts" --termination-log "$state/$name.said"
       code=$?
     else
-      echo "image $image cannot be pulled: push it, and let the slices' service account read it" > "$state/$name.said"
+      echo "image $image cannot be pulled: push it, and let the slices' service account and network reach it" > "$state/$name.said"
       code=1
     fi
     echo "$code" > "$state/$name.aside"

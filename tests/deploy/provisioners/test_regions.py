@@ -83,7 +83,9 @@ def test_a_zone_elsewhere_is_refused_with_the_command_that_makes_a_bucket_there(
     assert "costs $0.02 a GB" in said
     make = "gcloud storage buckets create gs://mine-europe-west4 --location=europe-west4 --soft-delete-duration=0s"
     grant = "gcloud storage buckets add-iam-policy-binding gs://mine-europe-west4 --member=serviceAccount:slices@lab"
-    assert f"`{make} --project=lab && {grant} --role=roles/storage.objectUser`" in said and "\n" not in said
+    reach = "gcloud compute networks subnets update default --enable-private-ip-google-access --region=europe-west4"
+    commands = f"{make} --project=lab && {grant} --role=roles/storage.objectUser && {reach} --project=lab"
+    assert f"`{commands}`" in said and "\n" not in said
     assert "--set 'cloud.buckets={europe-west4: gs://mine-europe-west4}'" in said
 
 
