@@ -39,7 +39,8 @@ Provisioner = Literal["local", "existing", "gke", "queued-resource", "auto"]
 OPERATING: dict[str, JsonValue] = {"operating": True}
 """Marks a field that may change while the run lives: read live, in no digest."""
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Bucket = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
+BUCKET = r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$"
+Bucket = Annotated[str, Field(pattern=BUCKET)]
 
 
 class Section(BaseModel):
@@ -631,7 +632,12 @@ def _explain(error: Any) -> str:
     if error["type"] == "value_error":
         message = requirement(error)
         return message if key in message else f"{key}: {message}"
-    return f"{key} = {error['input']!r} cannot be: it {requirement(error)}"
+    wanted = requirement(error)
+    if error.get("ctx", {}).get("pattern") == BUCKET:
+        wanted = "has to be gs:// and a name in lower case, as gs://my-bucket"
+    if error["input"] is None and ":" in key:
+        wanted += "; YAML wants a space after the colon of {key: value}"
+    return f"{key} = {error['input']!r} cannot be: it {wanted}"
 
 
 def known_keys() -> list[str]:

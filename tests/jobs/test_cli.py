@@ -44,6 +44,8 @@ def one_line(text: str) -> str:
         ("model.heads=3", "width 128 is not divisible by heads 3"),
         ("corpus.sources=/nowhere/at/all", "corpus.sources '/nowhere/at/all' is not there"),
         ("pretrain.steps", "--set 'pretrain.steps' has no value"),
+        ("cloud.buckets={europe-west4: gs://BUCKET-eu}", "it has to be gs:// and a name in lower case, as gs://my-bu"),
+        ("cloud.buckets={europe-west4:gs://my-eu}", "YAML wants a space after the colon of {key: value}"),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_is_written(
