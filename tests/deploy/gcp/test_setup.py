@@ -65,7 +65,7 @@ def test_a_second_region_has_a_bucket_that_slices_use_and_the_controller_weighs(
     assert "--location=us-east5-b" in cluster, "the cluster stays at home"
     cloud.env["BUCKETS"] += ",us-east5=gs://my-other"
     refused = cloud.run("setup")
-    assert refused.returncode == 78 and "names gs://my-other for REGION=us-east5: that is for BUCKET" in refused.stderr
+    assert refused.returncode == 78 and "names one for REGION=us-east5, where BUCKET is already" in refused.stderr
     del cloud.env["BUCKETS"]
     refused = cloud.run("setup")
     assert refused.returncode == 78 and "together; BUCKETS=europe-west4=gs://... gives it a bucket" in refused.stderr
