@@ -17,9 +17,9 @@ TARGETS ?= tpu controller
 IMAGES = "$(PYTHON)" -m deploy.images --builder "$(BUILDER)" --repository "$(IMAGE_REPOSITORY)" --tag "$(IMAGE_TAG)" \
   --targets "$(TARGETS)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
-# Two at a time: much of the time is spent waiting. Those of one file share what they have trained.
+# Two groups at a time (tests/conftest.py): much of the time is spent waiting.
 PYTEST = .venv/bin/python -m pytest -q
-TWO = -n 2 --dist loadfile --no-loadscope-reorder
+TWO = -n 2 --dist loadgroup --no-loadscope-reorder
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -31,3 +31,23 @@ def _no_log_of_another_test() -> Iterator[None]:
     """A command sets up its log for the streams of its process; those that a test captures are closed after it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `make test`, which runs two groups at a time: one that computes beside those that wait.
+
+    A group is a file, or what names one: the tests that share a trained run. The longest begins first.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group")
+    assert group is not None
+    if group.args == ("trained",):
+        return 0
+    return 1 if item.location[0].startswith("tests/deploy/") else 2

@@ -64,7 +64,9 @@ def free_port() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs a trained or a prepared run takes seconds."""
+    """Whatever needs a trained or a prepared run takes seconds; those that need the same one are done by one process."""
     for item in items:
-        if {"prepared", "trained", "agent"} & set(getattr(item, "fixturenames", ())):
+        runs = {"prepared", "trained", "agent"} & set(getattr(item, "fixturenames", ()))
+        if runs:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("agent" if "agent" in runs else "trained"))
