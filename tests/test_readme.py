@@ -93,15 +93,6 @@ def finish(folder: Path) -> None:
         run.finish(stage, made)
 
 
-def compiled_once(place: Path) -> dict[str, str]:
-    """What one process compiled, the next one loads."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
 def test_every_shell_block_is_run_or_says_why_not() -> None:
     assert {one.kind for one in BLOCKS} <= {"sh", "yaml", ""}
     assert all(one.kind == "sh" for one in BLOCKS if one.reason or re.search(r"^(make|nanocode) ", one.text, re.M))
@@ -120,7 +111,7 @@ def test_the_shell_blocks_run_as_they_stand(place: Path) -> None:
         done = subprocess.run(
             ["bash", "-e", "-c", script],
             cwd=place,
-            env={**environment(), **compiled_once(place)},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

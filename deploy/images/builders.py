@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PLATFORM = "linux/amd64"  # what TPU and GPU machines are, whatever this one is
-ARTIFACT_REGISTRY = "-docker.pkg.dev"
+ARTIFACT_REGISTRY = "-docker.pkg.dev"  # after the region
 LABEL = "org.opencontainers.image.revision"
 TARGETS = {
     "tpu": ("jobs-tpu", "deploy/images/Dockerfile.jobs"),
@@ -55,7 +55,7 @@ def repository_of(env: str) -> str:
     value = {key.strip(): text.partition(" #")[0].strip().strip("'\"") for key, text in said.items()}
     if not value.get("PROJECT") or not value.get("REGION"):
         return ""
-    return f"{value['REGION']}-docker.pkg.dev/{value['PROJECT']}/{value.get('REPOSITORY') or 'nanocode'}"
+    return f"{value['REGION']}{ARTIFACT_REGISTRY}/{value['PROJECT']}/{value.get('REPOSITORY') or 'nanocode'}"
 
 
 def build_commands(builder: str, request: Request) -> list[list[str]]:

@@ -15,6 +15,7 @@ from deploy.controller.backend import Unreachable
 from deploy.provisioners.refusals import NO_CREDENTIALS
 from nanocode.config.settings import Cloud
 from nanocode.run.exits import ConfigurationError
+from nanocode.run.near import region_of
 
 API = "https://serviceusage.googleapis.com/v1beta1"
 CALL_SECONDS = 15.0
@@ -115,7 +116,7 @@ def _limits(project: str, service: str, is_ours: Callable[[str], bool], fetch: F
 
 def _allowed(limits: Iterable[Mapping[str, Any]], zone: str, dimensions: Mapping[str, str]) -> int:
     """The smallest of all limits that hold in a zone; 0 where none is known."""
-    here = {"zone": zone, "region": zone.rpartition("-")[0], **dimensions}
+    here = {"zone": zone, "region": region_of(zone), **dimensions}
     return min((_of_bucket(limit, here) for limit in limits), default=0)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deploy.controller.observed import Trouble
+from nanocode.run.near import region_of
 
 LONGEST = 240
 TRANSIENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS")
@@ -46,7 +47,7 @@ class Where:
     @property
     def region(self) -> str:
         place = self.zone or self.location
-        return place.rpartition("-")[0] if re.fullmatch(r".+-[a-z]", place) else place
+        return region_of(place) if re.fullmatch(r".+-[a-z]", place) else place
 
     @property
     def parent(self) -> str:

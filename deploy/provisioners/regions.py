@@ -11,7 +11,7 @@ from nanocode.config.settings import Settings
 from nanocode.run import near
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.near import region_of
-from nanocode.storage.gcs import bucket_places
+from nanocode.storage.gcs import bucket_of, bucket_places
 
 CONTINENTS = {"us": ("us-",), "eu": ("europe-",), "asia": ("asia-",)}
 """Multi-regions -> their regions begin so."""
@@ -41,7 +41,7 @@ def refuse_elsewhere(run: str, settings: Settings, second: bool = True) -> None:
         bucket = settings.cloud.buckets[region_of(zone)] if has_another else None
         if bucket is not None and where(run) and not is_far(zone, where(run)):
             raise ConfigurationError(
-                f"cloud.buckets names {bucket} for {region_of(zone)}, where {_bucket(run)} is already: leave it out"
+                f"cloud.buckets names {bucket} for {region_of(zone)}, where {bucket_of(run)} is already: leave it out"
             )
         if bucket is None or not second:
             if is_far(zone, where(run)):
@@ -49,7 +49,7 @@ def refuse_elsewhere(run: str, settings: Settings, second: bool = True) -> None:
         elif is_far(zone, where(bucket)):
             raise ConfigurationError(
                 f"cloud.buckets names {bucket} for {region_of(zone)}, and it is in {', '.join(where(bucket))}: name "
-                f"one there, as `{creation(f'{_bucket(run)}-{region_of(zone)}', zone, settings)}` makes it"
+                f"one there, as `{creation(f'{bucket_of(run)}-{region_of(zone)}', zone, settings)}` makes it"
             )
         elif settings.budget.dollars is not None and settings.prices.egress_gb is None:
             raise ConfigurationError(
@@ -73,7 +73,7 @@ def elsewhere(zones: Iterable[str], places: Iterable[str]) -> list[str]:
 def sentence(run: str, places: Iterable[str], zone: str, settings: Settings, second: bool) -> str:
     region, egress = region_of(zone), settings.prices.egress_gb
     costs = "is billed by the byte" if egress is None else f"costs ${egress:g} a GB"
-    theirs = f"{_bucket(run)}-{region}"
+    theirs = f"{bucket_of(run)}-{region}"
     make = creation(theirs, zone, settings)
     if second:
         make += access(zone, settings)
@@ -81,7 +81,7 @@ def sentence(run: str, places: Iterable[str], zone: str, settings: Settings, sec
     else:
         move = f"begin a run in a bucket there: `{make}`"
     return (
-        f"zone {zone} is in another region than {_bucket(run)} ({', '.join(places)}), and what crosses regions "
+        f"zone {zone} is in another region than {bucket_of(run)} ({', '.join(places)}), and what crosses regions "
         f"{costs}: take it out of controller.zones, or {move}"
     )
 
@@ -105,7 +105,3 @@ def access(zone: str, settings: Settings) -> str:
     project = f" --project={cloud.project}" if cloud.project else ""
     update = "gcloud compute networks subnets update default --enable-private-ip-google-access"
     return f" && {update} --region={region_of(zone)}{project}"
-
-
-def _bucket(url: str) -> str:
-    return f"gs://{url.removeprefix('gs://').partition('/')[0]}"

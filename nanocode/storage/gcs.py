@@ -261,7 +261,7 @@ def translated_gcs(where: str, *, in_bucket: bool = False) -> Iterator[None]:
         raise
     except api.NotFound as error:
         if in_bucket:
-            bucket = _bucket_of(where)
+            bucket = bucket_of(where)
             move = f"create it (`gcloud storage buckets create {bucket} --location=REGION`), or correct its name"
             raise Refused(f"cannot use {where}: bucket {bucket} does not exist: {move}") from error
         raise NotFound(f"{where} is not there: check bucket and name") from error
@@ -289,15 +289,16 @@ def _forbidden(where: str, error: "GoogleAPICallError") -> StorageError:
         return Refused(f"not allowed to use {where} ({reason}): {move}")
     account = found[1] if "@" in found[1] else ""
     kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
-    member, bucket = f"--member={kind}:{account or 'ACCOUNT'}", _bucket_of(where)
+    member, bucket = f"--member={kind}:{account or 'ACCOUNT'}", bucket_of(where)
     grant = f"gcloud storage buckets add-iam-policy-binding {bucket} {member} --role={ROLE}"
     return Refused(
         f"not allowed to use {where}: {account or 'its account'} lacks the permission {found[2]}: grant it (`{grant}`)"
     )
 
 
-def _bucket_of(where: str) -> str:
-    return "/".join(where.split("/")[:3])
+def bucket_of(url: str) -> str:
+    """gs://NAME of what is in it."""
+    return "/".join(url.split("/")[:3])
 
 
 def _unheard(where: str, error: Exception) -> StorageError:

@@ -39,19 +39,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which what one process compiled, the next one loads: most of a tiny stage's time."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-@pytest.fixture(scope="session")
-def agent(tmp_path_factory: pytest.TempPathFactory, sources: Path, compiled: dict[str, str]) -> Path:
+def agent(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
     """Another run, through every stage there is, without any interruption."""
     run = tmp_path_factory.mktemp("agent") / "run"
-    done = nanocode(*begin(run, sources, *AGENT), **compiled)
+    done = nanocode(*begin(run, sources, *AGENT))
     assert done.returncode == 0, done.stderr + done.stdout
     return run
 

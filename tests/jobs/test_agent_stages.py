@@ -133,9 +133,9 @@ def undone(agent: Path, tmp_path: Path, stage: str) -> Path:
     return run
 
 
-def killed(stage: str, run: Path, when: Callable[[], bool], environment: dict[str, str]) -> None:
+def killed(stage: str, run: Path, when: Callable[[], bool]) -> None:
     """Begin the stage, and kill it and all that it has started as soon as this is so."""
-    process = job(stage.replace("-", "_"), run, **environment)
+    process = job(stage.replace("-", "_"), run)
     deadline = time.monotonic() + 240
     while not when():
         assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
@@ -146,9 +146,9 @@ def killed(stage: str, run: Path, when: Callable[[], bool], environment: dict[st
     assert not (run / stage / "DONE.json").exists()
 
 
-def resumed(stage: str, run: Path, environment: dict[str, str]) -> str:
+def resumed(stage: str, run: Path) -> str:
     """Run the stage to its end; what it said."""
-    process = job(stage.replace("-", "_"), run, **environment)
+    process = job(stage.replace("-", "_"), run)
     out, errors = process.communicate(timeout=240)
     assert process.returncode == Exit.DONE, errors
     return out
@@ -158,51 +158,43 @@ def there(run: Path, pattern: str, count: int = 1) -> Callable[[], bool]:
     return lambda: len(list(run.glob(pattern))) >= count
 
 
-def test_synth_killed_between_shards_goes_on_to_the_same_bytes(
-    agent: Path, tmp_path: Path, compiled: dict[str, str]
-) -> None:
+def test_synth_killed_between_shards_goes_on_to_the_same_bytes(agent: Path, tmp_path: Path) -> None:
     run = undone(agent, tmp_path, "synth")
-    killed("synth", run, there(run, "synth/*/shards/*.jsonl", 2), compiled)
+    killed("synth", run, there(run, "synth/*/shards/*.jsonl", 2))
     kept = {path: path.stat().st_mtime_ns for path in run.glob("synth/*/shards/*.jsonl")}
-    resumed("synth", run, compiled)
+    resumed("synth", run)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was published is not made again"
     folder = marker(run, "synth").outputs["rollouts"]
     assert content(run / folder) == content(agent / folder)
 
 
 @pytest.mark.parametrize("stage", ["sft", "preference"])
-def test_training_killed_after_a_checkpoint_ends_with_the_same_bits(
-    agent: Path, tmp_path: Path, compiled: dict[str, str], stage: str
-) -> None:
+def test_training_killed_after_a_checkpoint_ends_with_the_same_bits(agent: Path, tmp_path: Path, stage: str) -> None:
     run = undone(agent, tmp_path, stage)
-    killed(stage, run, there(run, f"{stage}/attempts/1/checkpoints/*.json"), compiled)
-    assert '"resumed"' in resumed(stage, run, compiled)
+    killed(stage, run, there(run, f"{stage}/attempts/1/checkpoints/*.json"))
+    assert '"resumed"' in resumed(stage, run)
     jax.tree.map(np.testing.assert_array_equal, weights(run, stage), weights(agent, stage))
     if stage == "preference":
         (folder,) = (path.parent.name for path in run.glob("preference/*/reference.npy"))
         assert content(run / stage / folder) == content(agent / stage / folder)
 
 
-def test_preference_killed_while_it_samples_ends_with_the_same_pairs_and_bits(
-    agent: Path, tmp_path: Path, compiled: dict[str, str]
-) -> None:
+def test_preference_killed_while_it_samples_ends_with_the_same_pairs_and_bits(agent: Path, tmp_path: Path) -> None:
     run = undone(agent, tmp_path, "preference")
-    killed("preference", run, there(run, "preference/*/pairs/*.json"), compiled)
+    killed("preference", run, there(run, "preference/*/pairs/*.json"))
     (first,) = run.glob("preference/*/pairs/*.json")
     made = first.stat().st_mtime_ns
-    resumed("preference", run, compiled)
+    resumed("preference", run)
     assert first.stat().st_mtime_ns == made, "what was sampled is not sampled again"
     folder = first.parent.parent.relative_to(run)
     assert content(run / folder) == content(agent / folder)
     jax.tree.map(np.testing.assert_array_equal, weights(run, "preference"), weights(agent, "preference"))
 
 
-def test_agent_eval_killed_between_suites_gives_the_same_answers(
-    agent: Path, tmp_path: Path, compiled: dict[str, str]
-) -> None:
+def test_agent_eval_killed_between_suites_gives_the_same_answers(agent: Path, tmp_path: Path) -> None:
     run = undone(agent, tmp_path, "agent-eval")
-    killed("agent-eval", run, there(run, "agent-eval/*/sft/fresh/*.jsonl"), compiled)
-    resumed("agent-eval", run, compiled)
+    killed("agent-eval", run, there(run, "agent-eval/*/sft/fresh/*.jsonl"))
+    resumed("agent-eval", run)
     (folder,) = (path.parent.relative_to(run) for path in run.glob("agent-eval/*/baseline"))
     assert content(run / folder) == content(agent / folder)
     assert marker(run, "agent-eval").metrics == marker(agent, "agent-eval").metrics

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow
 class Far:
     """A run in one bucket, whose slices are near another."""
 
-    def __init__(self, url: str, like: Path, compiled: dict[str, str]) -> None:
-        self.url, self._environment = url, compiled
+    def __init__(self, url: str, like: Path) -> None:
+        self.url = url
         self.run = RunDirectory(open_store(url))
         for name in LocalStore(like).list():
             self.run.store.upload(like / name, name)
@@ -49,7 +49,7 @@ class Far:
         digest = stage_digests(read_settings(self.run), self.run)[stage]
         self.run.claim_number(stage, attempt, digest, "a controller", slice)
         module, place = stage.replace("-", "_"), self.url
-        return job(module, place, "--attempt", str(attempt), **self._environment)  # type: ignore[arg-type]
+        return job(module, place, "--attempt", str(attempt))
 
     def checkpoints(self, attempt: int) -> list[int]:
         """Steps that an attempt has saved."""
@@ -99,14 +99,12 @@ def size(store: Store, name: str) -> int:
     return sum(int(size) for size, _ in store.checksums(name + "/").values())
 
 
-def test_killed_abroad_and_at_home_it_ends_with_the_same_bits(
-    run: Path, gcs_url: str, tmp_path: Path, compiled: dict[str, str]
-) -> None:
+def test_killed_abroad_and_at_home_it_ends_with_the_same_bits(run: Path, gcs_url: str, tmp_path: Path) -> None:
     config = max((run / "config").iterdir()).read_text()
     config = config.replace("steps: 3000", f"steps: {STEPS}").replace("eval_steps: 1000", f"eval_steps: {STEPS}")
     (run / "config/2.yaml").write_text(config.replace("log_steps: 10", "log_steps: 1"))
-    far = Far(gcs_url, run, compiled)
-    finish(job("pretrain", run, **compiled))
+    far = Far(gcs_url, run)
+    finish(job("pretrain", run))
     corpus = far.run.done("corpus").outputs["corpus"]  # type: ignore[union-attr]
 
     first = far.begin("pretrain", "slice-1")
@@ -160,14 +158,12 @@ def test_two_hosts_abroad_copy_once_and_end_together(run: Path, tmp_path: Path, 
     assert copied.total(home.store.children(copied.FOLDER)) == size(away, text) + size(away, saved)
 
 
-def test_later_stages_on_a_slice_abroad_make_what_they_make_at_home(
-    agent: Path, gcs_url: str, tmp_path: Path, compiled: dict[str, str]
-) -> None:
+def test_later_stages_on_a_slice_abroad_make_what_they_make_at_home(agent: Path, gcs_url: str, tmp_path: Path) -> None:
     run = Path(shutil.copytree(agent, tmp_path / "run"))
     stages = ("base-eval", "sft", "preference")
     for stage in (*stages, "agent-eval", "report"):
         shutil.rmtree(run / stage)
-    far = Far(gcs_url, run, compiled)
+    far = Far(gcs_url, run)
     for stage in stages:
         finish(far.begin(stage, "slice-1"))
     home = RunDirectory(LocalStore(agent))

@@ -1,16 +1,14 @@
 """A copy from bucket to bucket is the server's work, in as many calls as it takes; a server on loopback says how many."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from nanocode.storage.gcs import GcsStore
+from tests.json_server import storage_client
 
 SIZE = 3 << 20
 
@@ -20,28 +18,16 @@ def server() -> Iterator[tuple[storage.Client, list[str]]]:
     """Copies a third at each call (cloud.google.com/storage/docs/json_api/v1/objects/rewrite); the calls it was asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked.append(self.path)
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            token = parse_qs(urlsplit(self.path).query).get("rewriteToken", ["0"])[0]
-            done = int(token) + SIZE // 3
-            body = {"totalBytesRewritten": str(done), "objectSize": str(SIZE), "done": done >= SIZE}
-            body |= {"resource": {"name": "d24/x"}} if done >= SIZE else {"rewriteToken": str(done)}
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+    def answer(path: str) -> tuple[int, dict[str, Any]]:
+        asked.append(path)
+        token = parse_qs(urlsplit(path).query).get("rewriteToken", ["0"])[0]
+        done = int(token) + SIZE // 3
+        body: dict[str, Any] = {"totalBytesRewritten": str(done), "objectSize": str(SIZE), "done": done >= SIZE}
+        body |= {"resource": {"name": "d24/x"}} if done >= SIZE else {"rewriteToken": str(done)}
+        return 200, body
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Not on the test's output."""
-
-    one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    where = {"api_endpoint": f"http://127.0.0.1:{one.server_address[1]}"}
-    yield storage.Client("lab", AnonymousCredentials(), client_options=where), asked
-    one.shutdown()
-    one.server_close()
+    with storage_client("POST", answer) as client:
+        yield client, asked
 
 
 def test_a_large_object_is_copied_call_by_call_until_it_is_whole(server: tuple[storage.Client, list[str]]) -> None:

@@ -1,20 +1,16 @@
 """Zones in another region than the bucket are refused; where a bucket is, the real client asks a server on loopback."""
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
 
 from deploy.provisioners import regions
 from nanocode.config.settings import Settings, load
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage import gcs
 from nanocode.storage.objects import StorageError
+from tests.json_server import storage_client
 
 
 @pytest.mark.parametrize(
@@ -45,31 +41,13 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
     """What the bucket's own resource is (cloud.google.com/storage/docs/json_api/v1/buckets/get)."""
     says: dict[str, tuple[int, dict[str, Any]]] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            code, body = says[self.path.partition("?")[0].rpartition("/")[2]]
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Not on the test's output."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    client = storage.Client(
-        "lab", AnonymousCredentials(), client_options={"api_endpoint": f"http://127.0.0.1:{server.server_address[1]}"}
-    )
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setattr(gcs, "open_bucket", client.bucket)
-
     def answer(code: int, body: dict[str, Any], bucket: str = "mine") -> None:
         says[bucket] = code, body
 
-    yield answer
-    server.shutdown()
-    server.server_close()
+    with storage_client("GET", lambda path: says[path.partition("?")[0].rpartition("/")[2]]) as client:
+        monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+        monkeypatch.setattr(gcs, "open_bucket", client.bucket)
+        yield answer
 
 
 def test_a_zone_elsewhere_is_refused_with_the_command_that_makes_a_bucket_there(answers: Answers) -> None:
