@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from deploy.images.builders import ARTIFACT_REGISTRY
 from nanocode.config.refusals import requirement
 from nanocode.config.settings import Bucket
 from nanocode.run.exits import ConfigurationError
@@ -170,7 +169,7 @@ class Deployment(BaseModel):
 
     @property
     def registry_host(self) -> str:
-        return f"{self.region}{ARTIFACT_REGISTRY}"
+        return f"{self.region}-docker.pkg.dev"
 
     def suited(self, preset: str) -> "Deployment":
         """With the accelerator that a preset takes where the file names none."""
