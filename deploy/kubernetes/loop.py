@@ -20,7 +20,7 @@ from deploy.kubernetes import trainingrun
 from deploy.kubernetes.client import PLURAL, Cluster, Conflict, Invalid, Object
 from deploy.kubernetes.metrics import Health
 from deploy.kubernetes.run import Run
-from deploy.kubernetes.trainingrun import FINALIZER, News
+from deploy.kubernetes.trainingrun import FINALIZER, News, Reachable
 from nanocode.run.exits import ConfigurationError
 from nanocode.storage.objects import Refused, StorageError
 
@@ -41,7 +41,6 @@ class Controller:
         self._webhook = Webhook(lambda: self._run.journal.webhook() if self._run is not None else None)
         self._status_at = 0.0
         self._unreachable_since: float | None = None
-        self._refused_since: float | None = None
 
     @property
     def seconds_between_looks(self) -> float:
@@ -68,17 +67,18 @@ class Controller:
         if not going and FINALIZER not in finalizers:
             training_run = self._set_finalizers(training_run, [*finalizers, FINALIZER])
         decision: Decision | None = None
-        problem, given_up = "", False
+        problem = ""
+        reachable: Reachable = "True"
         try:
             run = self._run_of(training_run)
             run.journal.training_run = training_run
             run.settle(training_run)
             if not run.fatal:
                 decision = run.reconciler.once()
-            self._unreachable_since = self._refused_since = None
+            self._unreachable_since = None
         except (StorageError, Unreachable, ValueError) as error:
             self._unreachable_since = self._unreachable_since or self._clock()
-            problem, given_up = self._trouble_with_directory(error)
+            problem, reachable = _trouble_with_directory(error)
             log.warning("the run directory cannot be used", error=str(error))
         if decision is not None and self._run is not None:
             self._run.events.publish_actions(decision.actions)
@@ -87,7 +87,7 @@ class Controller:
         if going and self._is_released(decision):
             self._set_finalizers(training_run, [one for one in finalizers if one != FINALIZER])
             return "decided"
-        self._write_status(training_run, decision, problem, given_up)
+        self._write_status(training_run, decision, problem, reachable)
         return "decided" if decision is not None else "waiting"
 
     def _run_of(self, training_run: Object) -> Run:
@@ -95,14 +95,12 @@ class Controller:
             self._run = Run(self._cluster, training_run, trainingrun.spec_of(training_run), self._tell, self._clock)
         return self._run
 
-    def _trouble_with_directory(self, error: Exception) -> tuple[str, bool]:
-        """What is said of it, and whether it is a mistake that was waited for long enough. An outage never is."""
-        if not (isinstance(error, Refused) or isinstance(error.__cause__, Refused)):
-            return f"the run directory gives no answer: {error}", False
-        now = self._clock()
-        self._refused_since = self._refused_since or now
-        late = self._run is not None and now - self._refused_since > self._run.mistake_seconds()
-        return f"{error}; once that is done, the run goes on by itself", late
+    def _is_given_up(self, training_run: Object, reachable: Reachable) -> bool:
+        """Whether a mistake was waited for long enough, by this pod and those before it. An outage never is."""
+        since = trainingrun.refused_since(training_run)
+        if reachable != "False" or since is None or self._run is None:
+            return False
+        return self._clock() - since > self._run.mistake_seconds()
 
     def _tell(self, news: Tell) -> None:
         assert self._run is not None
@@ -124,7 +122,9 @@ class Controller:
 
     # -- status --------------------------------------------------------------------------------------------------------
 
-    def _write_status(self, training_run: Object, decision: Decision | None, problem: str, given_up: bool) -> None:
+    def _write_status(
+        self, training_run: Object, decision: Decision | None, problem: str, reachable: Reachable
+    ) -> None:
         now = self._clock()
         if 0 <= now - self._status_at < SECONDS_BETWEEN_STATUSES:
             return
@@ -141,7 +141,8 @@ class Controller:
             found=found,
             waits=run.waits() if run is not None else None,
             problem=problem or (run.problem if run is not None else ""),
-            fatal=given_up or (run is not None and run.fatal),
+            fatal=self._is_given_up(training_run, reachable) or (run is not None and run.fatal),
+            reachable=reachable,
             image_digest=run.image_digest() if run is not None else None,
             settled=run is not None and run.generation == training_run["metadata"].get("generation", 1),
         )
@@ -159,3 +160,10 @@ class Controller:
             version = {"resourceVersion": training_run["metadata"]["resourceVersion"]}
             self._cluster.patch_run_status(self._name, {"metadata": version, "status": status})
         self._status_at = now
+
+
+def _trouble_with_directory(error: Exception) -> tuple[str, Reachable]:
+    """What is said of it, and whether somebody has to mend it or an outage has to pass."""
+    if isinstance(error, Refused) or isinstance(error.__cause__, Refused):
+        return f"{error}; once that is done, the run goes on by itself", "False"
+    return f"the run directory gives no answer: {error}", "Unknown"

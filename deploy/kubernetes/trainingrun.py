@@ -37,6 +37,8 @@ PHASES = {
     State.CANCELLED: "Cancelled",
     State.OVER_BUDGET: "OverBudget",
 }
+Reachable = Literal["True", "False", "Unknown"]
+"""Whether the place where the run lives answers: it does, it refuses us (or is not there), it gives no answer."""
 LONGEST_MESSAGE = 1000
 DIGITS = 4
 """Of loss and MFU: `kubectl get` shows a number as it is written."""
@@ -116,6 +118,7 @@ class News:
     """What is wrong with the spec, or with the place where the run lives."""
     fatal: bool = False
     """Nothing goes on before somebody corrects that."""
+    reachable: Reachable = "True"
     image_digest: str | None = None
     settled: bool = True
     """Whether the spec was taken up: its wishes are written down, once, when it is."""
@@ -204,10 +207,11 @@ def _conditions(news: News, message: str, before: Any, generation: int, now: flo
     progressing = not failed and state is not None and state not in RESTS
     reason = "Configuration" if news.fatal else PHASES[state] if state is not None else "Unreachable"
     claims = {"Progressing": progressing, "Succeeded": not news.fatal and state is State.DONE, "Failed": failed}
+    values = {**{kind: str(holds) for kind, holds in claims.items()}, "Reachable": news.reachable}
     known = {one["type"]: one for one in before}
     found = []
-    for kind, holds in claims.items():
-        value, old = "True" if holds else "False", known.get(kind, {})
+    for kind, value in values.items():
+        old = known.get(kind, {})
         since = old.get("lastTransitionTime") if old.get("status") == value else None
         found.append(
             {
@@ -220,6 +224,14 @@ def _conditions(news: News, message: str, before: Any, generation: int, now: flo
             }
         )
     return found
+
+
+def refused_since(training_run: Object) -> float | None:
+    """Unix seconds since when the place where the run lives refuses us; None where it did not when last looked at."""
+    for one in (training_run.get("status") or {}).get("conditions") or ():
+        if (one["type"], one["status"]) == ("Reachable", "False"):
+            return datetime.fromisoformat(one["lastTransitionTime"]).timestamp()
+    return None
 
 
 def timestamp(at: float) -> str:

@@ -36,9 +36,17 @@ def world(server: ApiServer, cluster: Callable[..., Cluster], door: Door) -> Mak
     return make
 
 
-def failed(one: World) -> Object:
-    found: Object = next(each for each in one.status["conditions"] if each["type"] == "Failed")
+def condition(one: World, kind: str) -> Object:
+    found: Object = next(each for each in one.status["conditions"] if each["type"] == kind)
     return found
+
+
+def failed(one: World) -> Object:
+    return condition(one, "Failed")
+
+
+def reachable(one: World) -> str:
+    return str(condition(one, "Reachable")["status"])
 
 
 @pytest.mark.parametrize("permission", [LIST, CREATE])
@@ -55,17 +63,31 @@ def test_a_permission_that_lacks_is_said_fails_the_run_after_a_while_and_is_enou
     assert said.endswith(GOES_ON)
     assert one.events("Unreachable") == [said]
     one.rounds(2, seconds=50)
-    assert one.status["phase"] == "Unreachable", "somebody may be about to grant it"
+    assert (one.status["phase"], reachable(one)) == ("Unreachable", "False"), "somebody may be about to grant it"
     one.rounds(seconds=50)
     assert (one.status["phase"], one.status["message"]) == ("Failed", said)
     assert (failed(one)["status"], failed(one)["reason"], failed(one)["message"]) == ("True", "Configuration", said)
     door.lacking.clear()
     one.rounds()
-    assert (one.status["phase"], failed(one)["status"]) == ("Starting", "False")
+    assert (one.status["phase"], failed(one)["status"], reachable(one)) == ("Starting", "False", "True")
     assert one.jobs == ["r-synth-1", "r-tokenizer-1"]
     door.lacking[gcs.BUCKET] = {permission}
     one.rounds()
     assert one.status["phase"] == "Unreachable", "it is waited for anew"
+
+
+def test_a_controller_that_begins_again_goes_on_waiting_where_the_one_before_it_ended(
+    world: MakeWorld, door: Door
+) -> None:
+    door.lacking[gcs.BUCKET] = {LIST}
+    one = world()
+    one.rounds(3, seconds=50)
+    one.controller = one.another_controller()
+    one.rounds(seconds=11)
+    assert one.status["phase"] == "Unreachable", "111 seconds of 120"
+    one.controller = one.another_controller()
+    one.rounds(seconds=11)
+    assert one.status["phase"] == "Failed"
 
 
 def test_a_bucket_that_is_not_there_is_the_same_until_somebody_makes_it(world: MakeWorld) -> None:
@@ -111,7 +133,7 @@ def test_an_outage_never_fails_a_run_not_even_one_that_was_refused_before(
     with monkeypatch.context() as patch:
         patch.setattr(GcsStore, "children", silent)
         one.rounds(9, seconds=600)
-        assert (one.status["phase"], failed(one)["status"]) == ("Unreachable", "False")
+        assert (one.status["phase"], failed(one)["status"], reachable(one)) == ("Unreachable", "False", "Unknown")
         assert "the run directory gives no answer: cannot use gs://" in one.status["message"]
     door.lacking[gcs.BUCKET] = {LIST}
     one.rounds()
