@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from jobs import local
 
-    if options.dry_run:
-        return local.dry_run(options.run_dir, options.preset, options.set, options.config)
     chosen = [f"provisioner={options.provisioner}"] if options.provisioner is not None else []
     overrides = [*options.set, *chosen]
+    if options.dry_run:
+        return local.dry_run(options.run_dir, options.preset, overrides, options.config, options.stages)
     return local.run(
         options.run_dir, options.preset, overrides, options.config, options.stages, options.yes, options.chaos
     )
@@ -169,7 +169,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--dry-run",
         action="store_true",
-        help="only print which rollouts synth would make, read from public sets, and buy at what estimated cost",
+        help="only print what would run, and where, and which rollouts synth would make, read from public sets, and "
+        "buy at what estimated cost; refuses what would be refused",
     )
     run.add_argument(
         "--chaos",

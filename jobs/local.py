@@ -24,13 +24,20 @@ from nanocode.run.streams import outlive_listeners
 from nanocode.storage.objects import open_store
 
 
-def dry_run(location: str, preset: str | None, overrides: Sequence[str], config: Path | None) -> int:
-    """Print what synth would make, take and spend; nothing is written and nobody is asked."""
-    from nanocode.synth.plan import plan
+def dry_run(
+    location: str, preset: str | None, overrides: Sequence[str], config: Path | None, stages: str | None
+) -> int:
+    """Print what `run` would do, and refuse what it would refuse; nothing is written, and nothing asked for."""
+    from jobs.planned import planned
 
-    settings, _ = settling.proposed(RunDirectory(open_store(location)), preset, overrides, config)
-    read_soul(settings.soul)
-    print(plan(settings))
+    chosen = select(stages.split(",") if stages else order())
+    directory = RunDirectory(open_store(location))
+    settings, _ = _possible(directory, preset, overrides, config)
+    if settings.provisioner != "local":
+        from deploy.provisioners.laptop import refuse_impossible  # late: cloud clients take a second to import
+
+        refuse_impossible(directory, settings)
+    print(planned(directory, settings, chosen))
     return Exit.DONE
 
 
@@ -85,12 +92,19 @@ def settle(
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was changed")
 
+    settings, before = _possible(directory, preset, overrides, config)
+    return settling.settle(directory, settings, before, accept)
+
+
+def _possible(
+    directory: RunDirectory, preset: str | None, overrides: Sequence[str], config: Path | None
+) -> tuple[Settings, Settings | None]:
+    """The settings that are asked for, and those of before; refused before anybody is asked or anything is written."""
     settings, before = settling.proposed(directory, preset, overrides, config)
-    # What is wrong is refused before anybody is asked, and before anything is written.
     read_soul(settings.soul)
     if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
         raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
-    return settling.settle(directory, settings, before, accept)
+    return settings, before
 
 
 def _tell_of_others(directory: RunDirectory, stages: Sequence[Stage]) -> None:

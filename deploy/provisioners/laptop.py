@@ -18,18 +18,8 @@ from nanocode.run.exits import ConfigurationError
 DIGEST = re.compile("@sha256:[0-9a-f]{64}$")
 
 
-def machines(
-    run: RunDirectory,
-    here: LocalBackend,
-    settings: Settings,
-    now: Callable[[], Settings],
-    recorded: Callable[[], Iterable[Slice]],
-    say: Callable[[str], object],
-) -> tuple[LaptopAndSlices, QueuedResources]:
-    """Where attempts run, and where slices come from; `ConfigurationError` for settings that none can be had with.
-
-    `now`: the settings as they are then. `say`: a line for whoever sits there.
-    """
+def refuse_impossible(run: RunDirectory, settings: Settings) -> None:
+    """`ConfigurationError` for settings that no slice can be had with, or could not reach the run with."""
     if settings.provisioner not in ("auto", "queued-resource"):
         raise ConfigurationError(
             f"provisioner {settings.provisioner} needs a cluster: `make deploy-{settings.preset}`, or say "
@@ -42,6 +32,21 @@ def machines(
         said = "no image is named" if image is None else f"cloud.image={image} ends with no digest"
         raise ConfigurationError(f"{said}: say --set cloud.image=REGISTRY/jobs-tpu@sha256:..., as `make push` says")
     refuse_elsewhere(run.store.url, settings)
+
+
+def machines(
+    run: RunDirectory,
+    here: LocalBackend,
+    settings: Settings,
+    now: Callable[[], Settings],
+    recorded: Callable[[], Iterable[Slice]],
+    say: Callable[[str], object],
+) -> tuple[LaptopAndSlices, QueuedResources]:
+    """Where attempts run, and where slices come from; `ConfigurationError` for settings that none can be had with.
+
+    `now`: the settings as they are then. `say`: a line for whoever sits there.
+    """
+    refuse_impossible(run, settings)
 
     def cloud() -> Cloud:
         return now().cloud

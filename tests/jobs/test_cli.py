@@ -82,13 +82,46 @@ def test_slices_cannot_reach_a_folder_here_and_nothing_is_written(
     ],
     ids=["zone", "image", "digest"],
 )
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry run"])
 def test_what_slices_need_is_asked_for_by_its_name(
-    settings: tuple[str, ...], told: str, gcs_url: str, capsys: pytest.CaptureFixture[str]
+    settings: tuple[str, ...], told: str, dry: tuple[str, ...], gcs_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [part for setting in settings for part in ("--set", setting)]
-    asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *given]
+    asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *given, *dry]
     assert main(asked) == Exit.CONFIGURATION
     assert told in one_line(capsys.readouterr().err)
+
+
+def test_a_dry_run_says_what_each_stage_would_do_and_writes_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+    def told(*more: str) -> dict[str, str]:
+        assert main(["run", "--run-dir", str(run), "--dry-run", *more]) == Exit.DONE
+        lines = capsys.readouterr().out.splitlines()
+        stages = [line.strip() for line in lines[1:] if line.startswith("  ") and line[2] != " "]
+        return {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in stages}
+
+    found = told()
+    assert [found[name] for name in ("tokenizer", "corpus", "base-eval")] == ["is done"] * 2 + ["runs on this machine"]
+    assert found["pretrain"] == "runs on this machine: 3,000 steps of 256 tokens, 768k in all"
+    assert told("--stages", "corpus,pretrain") == {name: found[name] for name in ("corpus", "pretrain")}
+    stale = told("--set", "corpus.tokens=70000")
+    assert [stale[name] for name in ("tokenizer", "corpus")] == ["is done", "runs again on this machine"]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_dry_run_says_which_slices_stages_would_run_on(gcs_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    image = f"h/p/n/jobs-tpu@sha256:{'0' * 64}"
+    given = ("controller.zones=[us-east5-b, us-east5-a]", f"cloud.image={image}", "budget.dollars=50")
+    sets = [part for setting in given for part in ("--set", setting)]
+    asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *sets, "--dry-run"]
+    assert main(asked) == Exit.DONE
+    said = capsys.readouterr().out
+    assert "sft          runs on a spot slice v6e-8 in us-east5-b or us-east5-a\n" in said
+    assert "corpus       runs on this machine\n" in said
+    assert "it ends before it costs more than $50.00\n" in said
 
 
 def test_help_lists_every_setting_with_its_meaning() -> None:
