@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy.controller.backend import Unreachable
 from nanocode.config.settings import OPERATING, PRESETS, settings
 from nanocode.run.exits import ConfigurationError, Exit, UsageError
 from nanocode.run.graph import order
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(Exit.USAGE, error)
     except ConfigurationError as error:
         return _end(Exit.CONFIGURATION, error)
-    except StorageError as error:
+    except (StorageError, Unreachable) as error:
         return _end(Exit.FAILED, error)
     except BrokenPipeError:
         # Whoever read has had enough, as `head` has. Python would flush what is left at exit, and complain.

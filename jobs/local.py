@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.local.backend import ZONE
 from deploy.local.chaos import parse_chaos, supervise
 from deploy.local.loop import control
 from jobs.console import set_up_logging
+from jobs.planned import limit, planned
 from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
 from nanocode.run import settling
@@ -27,16 +27,14 @@ from nanocode.storage.objects import open_store
 def dry_run(
     location: str, preset: str | None, overrides: Sequence[str], config: Path | None, stages: str | None
 ) -> int:
-    """Print what `run` would do, and refuse what it would refuse; nothing is written, and nothing asked for."""
-    from jobs.planned import planned
-
+    """Print what `run` would do, and refuse what it would refuse; nothing is written, and no slice asked for."""
     chosen = select(stages.split(",") if stages else order())
     directory = RunDirectory(open_store(location))
     settings, _ = _possible(directory, preset, overrides, config)
     if settings.provisioner != "local":
-        from deploy.provisioners.laptop import refuse_impossible  # late: cloud clients take a second to import
+        from deploy.provisioners.laptop import refuse_unavailable  # late: cloud clients take a second to import
 
-        refuse_impossible(directory, settings)
+        refuse_unavailable(settings)
     print(planned(directory, settings, chosen))
     return Exit.DONE
 
@@ -62,9 +60,8 @@ def run(
         change_intent(directory, want="run", stages=wanted, forgiven=forgive(directory, order()))
         outlive_listeners()
         _tell_of_others(directory, chosen)
-        if settings.budget.dollars is not None and not settings.controller.dollars_per_slice_hour.get(ZONE):
-            what = f"controller.dollars_per_slice_hour.{ZONE} (what an hour of this machine costs)"
-            print(f"nanocode: budget.dollars limits nothing here without {what}", file=sys.stderr)
+        if budget := limit(settings):
+            print(f"nanocode: {budget}", file=sys.stderr)
         set_up_logging()
         code = control(directory) if trouble is None else supervise(directory, trouble, settings.pretrain.grace_seconds)
     if code == Exit.DONE:
@@ -102,8 +99,12 @@ def _possible(
     """The settings that are asked for, and those of before; refused before anybody is asked or anything is written."""
     settings, before = settling.proposed(directory, preset, overrides, config)
     read_soul(settings.soul)
-    if settings.provisioner != "local" and not directory.store.url.startswith("gs://"):
-        raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
+    if settings.provisioner != "local":
+        from deploy.provisioners.laptop import refuse_impossible  # late: cloud clients take a second to import
+
+        if not directory.store.url.startswith("gs://"):
+            raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
+        refuse_impossible(directory, settings)
     return settings, before
 
 

@@ -61,11 +61,12 @@ def slices(
 
 
 def settings_for(runs: Runs, overrides: Iterable[str]) -> Settings:
-    """Project, zones and prices: of the first run that is named, else of the environment; `--set` wins."""
+    """Project and prices of the first run that is named, zones of all; else those of the environment; `--set` wins."""
     if not runs.urls:
         return load(None, overrides)
     settings = read_settings(RunDirectory(open_store(runs.urls[0])))
-    return load(None, overrides, base=settings.model_dump(mode="json"))
+    zones = f"controller.zones={json.dumps(runs.zones())}"
+    return load(None, [zones, *overrides], base=settings.model_dump(mode="json"))
 
 
 def _row(verdict: Verdict, use: Use | None, settings: Settings, now: float, janitor: bool) -> dict[str, Any]:

@@ -304,10 +304,7 @@ def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     if budget.dollars is None:
         return ""
     if (places := unpriced(seen, policy)) and _needs_slices(seen):
-        return (
-            f"nobody has said what a slice in {', '.join(places)} costs, so the budget of ${budget.dollars:.2f} cannot "
-            "be kept: set prices.chip_hour or controller.dollars_per_slice_hour"
-        )
+        return cannot_be_kept(places, budget.dollars)
     so_far, rates = spent(seen), burning(seen)
     if rates:
         needed = cost_of_stopping([*rates, seen.dollars_per_hour_at_work], policy)
@@ -317,6 +314,14 @@ def over_budget(seen: Observed, policy: Controller, budget: Budget) -> str:
     if so_far + needed < budget.dollars:
         return ""
     return f"${so_far:.2f} of ${budget.dollars:.2f} are spent: raise budget.dollars to go on"
+
+
+def cannot_be_kept(places: Iterable[str], dollars: float) -> str:
+    """Why a budget ends a run that needs slices in places nobody has said the price of."""
+    return (
+        f"nobody has said what a slice in {', '.join(places)} costs, so the budget of ${dollars:.2f} cannot "
+        "be kept: set prices.chip_hour or controller.dollars_per_slice_hour"
+    )
 
 
 def _needs_slices(seen: Observed) -> bool:

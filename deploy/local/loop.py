@@ -130,6 +130,11 @@ class LocalJournal(RunJournal):
         names = ", ".join(f"{one.name} in {one.zone}" for one in self.held)
         return f"{names} may still be there and cost"
 
+    @property
+    def listing(self) -> str:
+        """The command that shows them."""
+        return f"`nanocode slices {self._run.store.url}`"
+
     def webhook(self) -> str | None:
         return self.last.policy.webhook if self.last is not None else None
 
@@ -225,7 +230,9 @@ def _left_behind(journal: LocalJournal, going: bool = False) -> str:
     if not journal.held or journal.settings is None:
         return ""
     minutes = journal.settings.cloud.unattended_minutes
-    then = "`nanocode slices` lists it" if going else "it is given back when there is an answer (a third Ctrl-C leaves)"
+    then = (
+        f"{journal.listing} lists it" if going else "it is given back when there is an answer (a third Ctrl-C leaves)"
+    )
     return f"; {journal.still_held}: {then}, and deletes itself {minutes:g} minutes after the last controller"
 
 
@@ -247,7 +254,7 @@ def _verdict(run: RunDirectory, journal: LocalJournal, backend: Machines, decisi
         say(f"{decision.reason} with {again}")
         return Exit.FAILED
     if journal.held:
-        say(f"{journal.still_held}: {again} takes it up again, and `nanocode slices` lists it")
+        say(f"{journal.still_held}: {again} takes it up again, and {journal.listing} lists it")
     elif not journal.leaving:
         say(f"{decision.reason}; {again} takes it up again")
     elif not journal.said_why:
@@ -289,7 +296,7 @@ def main() -> int:
     except ConfigurationError as error:
         say(str(error))
         return Exit.CONFIGURATION
-    except StorageError as error:
+    except (StorageError, Unreachable) as error:
         say(str(error))
         return Exit.FAILED
 

@@ -83,14 +83,18 @@ def fetch_with_credentials(url: str) -> Mapping[str, Any]:
     except DefaultCredentialsError as error:
         raise ConfigurationError(NO_CREDENTIALS) from error
     except (GoogleAuthError, RequestException) as error:
-        raise Unreachable(f"the quotas cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise _unread(" ".join(str(error).split())[:200]) from error
     if answer.status_code == 403:
         enable = "gcloud services enable serviceusage.googleapis.com"
         raise ConfigurationError(f"the quotas may not be read: `{enable}`, or name the provisioner instead of auto")
     if answer.status_code != 200:
-        raise Unreachable(f"the quotas cannot be read: HTTP {answer.status_code}")
+        raise _unread(f"HTTP {answer.status_code}")
     found: Mapping[str, Any] = answer.json()
     return found
+
+
+def _unread(why: str) -> Unreachable:
+    return Unreachable(f"the quotas cannot be read ({why}): try again, or name the provisioner instead of auto")
 
 
 def chips_of(cloud: Cloud) -> int:

@@ -8,7 +8,7 @@ from deploy.controller.observed import Slice
 from deploy.local.backend import LocalBackend
 from deploy.provisioners import auto
 from deploy.provisioners.here_and_there import LaptopAndSlices
-from deploy.provisioners.queued import QueuedResources, connect
+from deploy.provisioners.queued import Connection, QueuedResources, connect
 from deploy.provisioners.regions import refuse_elsewhere
 from deploy.provisioners.vms import SliceVms
 from nanocode.config.settings import Cloud, Settings
@@ -52,9 +52,22 @@ def machines(
         return now().cloud
 
     there = SliceVms(run, lambda: cloud().image, lambda: slices.last)
-    connection = connect(settings.cloud)
-    if settings.provisioner == "auto":
-        quotas = auto.read(connection.project, settings.controller.zones, settings.cloud, auto.fetch_with_credentials)
-        say(auto.choose(quotas, settings.cloud, has_cluster=False)[1])
+    connection = _connected(settings, say)
     slices = QueuedResources(connection, run.store.url, cloud, recorded, time.time, there.broken)
     return LaptopAndSlices(here, there), slices
+
+
+def refuse_unavailable(settings: Settings) -> None:
+    """`ConfigurationError` where the cloud says at once that no slice can be had. Asks for none."""
+    connection = _connected(settings, lambda line: None)
+    QueuedResources(connection, "", lambda: settings.cloud, tuple, time.time).check(settings.controller.zones)
+
+
+def _connected(settings: Settings, say: Callable[[str], object]) -> Connection:
+    """The Cloud TPU API, where that is what `auto` would take; `Unreachable` where the quotas cannot be read."""
+    connection = connect(settings.cloud)
+    if settings.provisioner == "auto":
+        zones = settings.controller.zones
+        quotas = auto.read(connection.project, zones, settings.cloud, auto.fetch_with_credentials)
+        say(auto.choose(quotas, settings.cloud, has_cluster=False)[1])
+    return connection

@@ -6,7 +6,7 @@ thing itself knows, else among the folders that the user names.
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -73,16 +73,32 @@ class Runs:
     def urls(self) -> tuple[str, ...]:
         return tuple(self._known.values())
 
+    def zones(self) -> list[str]:
+        """Where these runs may have slices: zones that they name now, and those in which they have any left."""
+        found: dict[str, None] = {}
+        for url in self.urls:
+            run = RunDirectory(open_store(url))
+            with _warned(url):
+                found |= dict.fromkeys((*read_settings(run).controller.zones, *_zones_of_what_is_left(run)))
+        return list(found)
+
     def use(self, run: str, slice: str, url: str | None = None) -> Use | None:
         """Of a slice by its labels; None where the run is not known or cannot be read."""
         where = url if url is not None and run_label(url) == run else self._known.get(run)
         if where is None:
             return None
-        try:
+        with _warned(where):
             return read_use(RunDirectory(open_store(where)), slice)
-        except (StorageError, ConfigurationError, ValueError) as error:
-            log.warning("a run cannot be read", run=where, error=str(error))
-            return None
+        return None
+
+
+@contextmanager
+def _warned(run: str) -> Iterator[None]:
+    """A run that cannot be read is said, and passed over."""
+    try:
+        yield
+    except (StorageError, ConfigurationError, ValueError) as error:
+        log.warning("a run cannot be read", run=run, error=str(error))
 
 
 def read_use(run: RunDirectory, slice: str) -> Use:
@@ -108,6 +124,14 @@ def read_use(run: RunDirectory, slice: str) -> Use:
         released=_at(released) or None,
         dollars_per_hour=float(price) if isinstance(price, int | float) else None,
     )
+
+
+def _zones_of_what_is_left(run: RunDirectory) -> Iterator[str]:
+    for slice in run.store.children("slices"):
+        facts = run.store.children(f"slices/{slice}")
+        zone = _fact(run, f"slices/{slice}/REQUEST.json").get("zone")
+        if "gone.json" not in facts and isinstance(zone, str):
+            yield zone
 
 
 def _claims(run: RunDirectory) -> Iterator[Claim]:

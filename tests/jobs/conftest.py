@@ -54,6 +54,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.hookimpl(tryfirst=True)  # before the one of all tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs a trained or a prepared run takes seconds; those that need the same one are done by one process."""
     for item in items:

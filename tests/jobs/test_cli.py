@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import Exit
 from nanocode.storage.objects import open_store
+from tests.clouds.tpu import TpuServer, TpuService
+from tests.clouds.world import World, Zone
 from tests.jobs.runs import BASE, begin, directory, job, nanocode, write_sources
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -90,38 +93,97 @@ def test_what_slices_need_is_asked_for_by_its_name(
     asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *given, *dry]
     assert main(asked) == Exit.CONFIGURATION
     assert told in one_line(capsys.readouterr().err)
+    assert open_store(f"{gcs_url}/run").children() == (), "a controller of this run would take it up"
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[TpuService]:
+    """The Cloud TPU API, with room."""
+    world = World(time.time)
+    world.zones |= {zone: Zone(capacity=8, quota=8) for zone in ("us-east5-a", "us-east5-b")}
+    service = TpuService(world)
+    server = TpuServer(service)
+    monkeypatch.setenv("TPU_EMULATOR_HOST", server.address)
+    yield service
+    server.close()
+
+
+def dry_run(run: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, str]:
+    """Stage -> what a dry run says of it."""
+    assert main(["run", "--run-dir", run, "--dry-run", *more]) == Exit.DONE
+    lines = capsys.readouterr().out.splitlines()
+    stages = [line.strip() for line in lines[1:] if line.startswith("  ") and line[2] != " "]
+    return {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in stages}
 
 
 def test_a_dry_run_says_what_each_stage_would_do_and_writes_nothing(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    there = directory(run)
+    there.claim_number("pretrain", 1, stage_digests(settling.read_settings(there), there)["pretrain"], "me")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-
-    def told(*more: str) -> dict[str, str]:
-        assert main(["run", "--run-dir", str(run), "--dry-run", *more]) == Exit.DONE
-        lines = capsys.readouterr().out.splitlines()
-        stages = [line.strip() for line in lines[1:] if line.startswith("  ") and line[2] != " "]
-        return {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in stages}
-
-    found = told()
+    found = dry_run(str(run), capsys)
     assert [found[name] for name in ("tokenizer", "corpus", "base-eval")] == ["is done"] * 2 + ["runs on this machine"]
-    assert found["pretrain"] == "runs on this machine: 3,000 steps of 256 tokens, 768k in all"
-    assert told("--stages", "corpus,pretrain") == {name: found[name] for name in ("corpus", "pretrain")}
-    stale = told("--set", "corpus.tokens=70000")
+    assert found["pretrain"] == "goes on on this machine: 3,000 steps of 256 tokens, 768k in all"
+    assert dry_run(str(run), capsys, "--stages", "corpus,pretrain") == {
+        name: found[name] for name in ("corpus", "pretrain")
+    }
+    stale = dry_run(str(run), capsys, "--set", "corpus.tokens=70000")
     assert [stale[name] for name in ("tokenizer", "corpus")] == ["is done", "runs again on this machine"]
+    assert stale["pretrain"].startswith("begins anew on this machine"), "it was begun with other inputs"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_dry_run_says_which_slices_stages_would_run_on(gcs_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_refuses_stages_that_could_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", "--run-dir", str(tmp_path / "run"), "--stages", "sft,report", "--dry-run"]
+    assert main(asked) == Exit.CONFIGURATION
+    assert "stage sft needs stage pretrain, which is not done" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("budget.dollars=5",), "budget.dollars limits nothing here without controller.dollars_per_slice_hour.local"),
+        (
+            ("budget.dollars=5", "controller.dollars_per_slice_hour={local: 2}"),
+            "it ends before it costs more than $5.00",
+        ),
+    ],
+)
+def test_a_dry_run_says_what_a_budget_does(
+    settings: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [part for setting in settings for part in ("--set", setting)]
+    assert main(["run", "--run-dir", str(tmp_path / "run"), "--dry-run", *given]) == Exit.DONE
+    assert f"\n{told}" in capsys.readouterr().out
+
+
+def test_a_dry_run_asks_the_cloud_for_no_slice_and_says_which_ones_stages_would_run_on(
+    gcs_url: str, capsys: pytest.CaptureFixture[str], cloud: TpuService
+) -> None:
     image = f"h/p/n/jobs-tpu@sha256:{'0' * 64}"
-    given = ("controller.zones=[us-east5-b, us-east5-a]", f"cloud.image={image}", "budget.dollars=50")
+    given = (
+        "controller.zones=[us-east5-b, us-east5-a]",
+        f"cloud.image={image}",
+        "budget.dollars=50",
+        "cloud.project=lab",
+    )
     sets = [part for setting in given for part in ("--set", setting)]
     asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", *sets, "--dry-run"]
     assert main(asked) == Exit.DONE
     said = capsys.readouterr().out
     assert "sft          runs on a spot slice v6e-8 in us-east5-b or us-east5-a\n" in said
     assert "corpus       runs on this machine\n" in said
-    assert "it ends before it costs more than $50.00\n" in said
+    assert "what a slice in us-east5-b, us-east5-a costs, so the budget of $50.00 cannot be kept" in said
+    assert (
+        main([*asked, "--set", "prices.chip_hour={us-east5-b: {v6e: {spot: 0.5}}, us-east5-a: {v6e: {spot: 1}}}"]) == 0
+    )
+    assert "it ends before it costs more than $50.00\n" in capsys.readouterr().out
+    assert not cloud.all
+    assert list(open_store(f"{gcs_url}/run").children()) == []
+    cloud.enabled = False
+    assert main(asked) == Exit.CONFIGURATION
+    assert "gcloud services enable tpu.googleapis.com" in one_line(capsys.readouterr().err)
 
 
 def test_help_lists_every_setting_with_its_meaning() -> None:

@@ -102,6 +102,19 @@ def test_what_there_is_costs_what_was_agreed_or_else_what_the_table_says(
     assert cloud.asked.cloud.project == "p"
 
 
+def test_slices_are_looked_for_wherever_a_run_has_any_left_or_could_have_one(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RunDirectory(LocalStore(Path(run.store.url).parent / "d12"))
+    other.add_config(load("demo", ["controller.zones=[us-east5-b]"], environment={}).to_yaml())
+    run.store.write("slices/slice-2/REQUEST.json", json.dumps({"zone": "us-central1-b", "at": NOW}).encode())
+    run.store.write("slices/slice-2/gone.json", b"{}")
+    cloud = Cloud()
+    assert ask([cloud], str(Path(run.store.url).parent)) == Exit.DONE
+    assert cloud.asked is not None
+    assert sorted(cloud.asked.controller.zones) == ["us-east1-d", "us-east5-b"], "no run has anything in the third"
+
+
 def test_who_uses_a_slice_is_found_in_a_folder_of_runs(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(Path(run.store.url).parent)
     assert ask([Cloud(found(run, "slice-1"), found(run, "theirs", run="other-123456"))], folder) == Exit.DONE
