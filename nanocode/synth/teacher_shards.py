@@ -264,6 +264,8 @@ def _teach(
     leaving: Callable[[], bool],
 ) -> bool:
     """Publish each shard when its tasks are settled; False when told to leave, after what is in flight."""
+    if leaving():  # whoever has the work by now pays for it
+        return False
     futures = {name: [threads.submit(lesson, number) for number in numbers] for name, numbers in mine.items()}
     every = [one for some in futures.values() for one in some]
     try:

@@ -410,6 +410,13 @@ def test_told_to_leave_it_finishes_what_is_in_flight_and_goes_on_later(
         assert WORK[0].task.prompt not in {one["messages"][1]["content"] for one in server.requests[before:]}
 
 
+def test_told_to_leave_before_the_first_task_it_asks_nobody(tmp_path: Path) -> None:
+    with teacher(tasks=8) as (server, asked):
+        with pytest.raises(Preempted, match="what the teacher has settled is kept"):
+            stage(tmp_path / "run", *asked, leaving=lambda: True)
+        assert server.requests == []
+
+
 def test_never_more_calls_in_flight_than_told(tmp_path: Path) -> None:
     with teacher(tasks=5) as (server, asked):
         stage(tmp_path / "run", *asked, "synth.teacher.concurrency=3")
