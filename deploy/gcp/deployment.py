@@ -123,6 +123,15 @@ class Deployment(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _only_tpu_slices_are_asked_for(self) -> Self:
+        if self.accelerator == "nvidia" and self.provisioner != "existing":
+            raise ValueError(
+                f"PROVISIONER={self.provisioner} asks for TPU slices, and ACCELERATOR=nvidia: set "
+                "PROVISIONER=existing, for which `make gcp-setup` makes a pool of GPU nodes"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_budget_needs_a_price(self) -> Self:
         if self.budget_dollars is not None and self.dollars_per_slice_hour is None and not self.values:
             raise ValueError(
@@ -172,8 +181,10 @@ class Deployment(BaseModel):
         return f"{self.region}-docker.pkg.dev"
 
     def suited(self, preset: str) -> "Deployment":
-        """With the accelerator that a preset takes where the file names none."""
-        return self.model_copy(update={"accelerator": self.accelerator or ("none" if preset == "demo" else "tpu")})
+        """With the accelerator that a preset takes where the file names none; only for TPUs slices are asked for."""
+        accelerator = self.accelerator or ("none" if preset == "demo" else "tpu")
+        provisioner = self.provisioner if accelerator == "tpu" else "existing"
+        return self.model_copy(update={"accelerator": accelerator, "provisioner": provisioner})
 
     @property
     def target(self) -> str:

@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
         "trainer": {"googleServiceAccount": "nanocode-trainer@my-project.iam.gserviceaccount.com"},
     },
 }
+NVIDIA = {"accelerator": "nvidia", "provisioner": "existing", "nvidia": {"nodeSelector": {"gpu": "h100"}}}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,7 @@ def test_a_preset_renders_what_the_schemas_of_kubernetes_and_of_the_trainingrun_
 
 def test_so_does_every_value_at_once(schemas: tuple[Path, bool], tmp_path: Path) -> None:
     conforms(render(FULL, apis=MONITORING), schemas, tmp_path)
-    nvidia = {"accelerator": "nvidia", "nvidia": {"nodeSelector": {"gpu": "h100"}}}
-    conforms(render(FULL | nvidia), schemas, tmp_path)
+    conforms(render(FULL | NVIDIA), schemas, tmp_path)
 
 
 def test_the_schemas_refuse_what_the_api_server_would(schemas: tuple[Path, bool], tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard_and_has_limits(val
             assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], name
 
 
-@pytest.mark.parametrize("values", [{}, FULL, FULL | {"accelerator": "nvidia"}], ids=["plain", "full", "nvidia"])
+@pytest.mark.parametrize("values", [{}, FULL, FULL | NVIDIA], ids=["plain", "full", "nvidia"])
 def test_no_pod_stays_on_a_node_that_is_about_to_go(values: dict[str, Any]) -> None:
     for name, spec in pods(render(values)).items():
         tolerated = [each.get("key") for each in spec.get("tolerations", [])]
@@ -223,6 +223,14 @@ def test_slices_are_asked_for_as_the_pods_select_them(provisioner: str, asked: b
         ({"accelerator": "gpu"}, "'/accelerator'"),
         ({"budgetDollars": 0}, "'/budgetDollars'"),
         ({"terminationGraceSeconds": "30"}, "'/terminationGraceSeconds'"),
+        (
+            {"accelerator": "none", "provisioner": "queued-resource"},
+            "provisioner queued-resource asks for TPU slices, and accelerator is none: set provisioner to existing",
+        ),
+        (
+            {"accelerator": "nvidia", "provisioner": "gke"},
+            "provisioner gke asks for TPU slices, and accelerator is nvidia",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_name(values: dict[str, Any], said: str) -> None:

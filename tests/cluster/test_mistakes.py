@@ -9,7 +9,7 @@ import pytest
 
 from tests import gcs
 from tests.clouds.permissions import ACCOUNT, refusing
-from tests.cluster.access import Json
+from tests.cluster.access import Json, Refused
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
 from tests.cluster.releases import Release, merged, refusal, seed
@@ -173,3 +173,13 @@ def test_helm_refuses_what_the_chart_can_see(quiet: Release, wrong: Json, senten
     release = Release(quiet.cluster, quiet.namespace, "refused", quiet.values)
     assert sentence in refusal(lambda: release.install(**wrong))
     assert not release.training_run()
+
+
+def test_the_api_server_refuses_a_run_that_would_have_slices_it_does_not_use(quiet: Release) -> None:
+    path = f"/apis/nanocode.dev/v1alpha1/namespaces/{quiet.namespace}/trainingruns"
+    spec = {"preset": "demo", "runDirectory": "gs://bucket/refused", "image": "jobs:1", "templates": "none"}
+    run = {"apiVersion": "nanocode.dev/v1alpha1", "kind": "TrainingRun", "metadata": {"name": "refused"}}
+    for accelerator in ("none", "nvidia"):
+        asked = {**spec, "accelerator": accelerator, "provisioner": "queued-resource"}
+        with pytest.raises(Refused, match="asks for TPU slices, set accelerator to tpu, or provisioner to existing"):
+            quiet.cluster.api.create(path, {**run, "spec": asked})

@@ -88,6 +88,20 @@ def test_the_demo_takes_no_slice_unless_it_is_told(cloud: Cloud) -> None:
     assert not [argv for argv in cloud.asked() if "node-pools" in argv]
 
 
+@pytest.mark.parametrize("provisioner", ["gke", "queued-resource", "auto"])
+def test_only_what_trains_on_tpus_asks_a_provisioner_for_them(cloud: Cloud, provisioner: str) -> None:
+    cloud.healthy()
+    cloud.env["PROVISIONER"] = provisioner
+    assert cloud.run("deploy", "demo").returncode == 0
+    demo = helm_values(cloud)
+    assert (demo["accelerator"], demo["provisioner"]) == ("none", "existing")
+    assert "settings" not in demo, "nobody asks the Cloud TPU API"
+    cloud.forget()
+    cloud.env["ACCELERATOR"] = "tpu"
+    assert cloud.run("deploy", "demo").returncode == 0
+    assert helm_values(cloud)["provisioner"] == provisioner
+
+
 def test_a_dry_run_prints_what_would_be_applied_and_asks_helm_alone(cloud: Cloud) -> None:
     cloud.answer("template", out="kind: TrainingRun\n")
     done = cloud.run("--dry-run", "deploy", "d24")

@@ -203,6 +203,10 @@ def test_a_step_that_fails_is_named_with_gclouds_own_reason_and_ends_it(cloud: C
         ({"ZONES": "us-east1-d"}, "ZONES=us-east1-d is not in REGION=us-east5"),
         ({"ACCELERATOR": "gpu"}, "ACCELERATOR=gpu cannot be"),
         ({"ACCELERATOR": "nvidia"}, "MACHINE_TYPE=ct6e-standard-8t has no GPUs"),
+        (
+            {"ACCELERATOR": "nvidia", "MACHINE_TYPE": "a3-highgpu-1g", "PROVISIONER": "gke"},
+            "PROVISIONER=gke asks for TPU slices, and ACCELERATOR=nvidia: set PROVISIONER=existing",
+        ),
         ({"TOPOLOGY": "2x2"}, "TOPOLOGY=2x2 has 4 chips, which machines of 8"),
         ({"PROJECT": "123456789012"}, "PROJECT=123456789012 cannot be: it has to be a project's ID"),
         ({"REGION": "us-east5-a"}, "REGION=us-east5-a cannot be: it has to be one region, as us-east5"),
