@@ -156,7 +156,7 @@ class KubernetesBackend:
             return waits.Kind()
         wanted = waits.selector(homeless)
         proven = tuple(sorted(wanted.items())) in self._ran_on or self._proven(key[0])
-        return waits.Kind(self._cluster.list("nodes", wanted), proven)
+        return waits.Kind([one for one in self._cluster.list("nodes", wanted) if waits.allowed(homeless, one)], proven)
 
     def _jobs(self, owner: Object) -> dict[Key, Object]:
         found = {}

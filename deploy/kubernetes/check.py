@@ -98,12 +98,11 @@ def _nodes(cluster: Cluster, jobs: dict[str, Object]) -> Iterator[Answer]:
         if job is None:
             continue
         pod = job["spec"]["template"]
-        labels = waits.selector(pod)
-        there = cluster.list("nodes", labels)
+        there = [one for one in cluster.list("nodes", waits.selector(pod)) if waits.allowed(pod, one)]
         fit = sum(waits.fits(pod, one) for one in there)
-        wanted = ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "any labels"
+        wanted = waits.described(pod)
         if fit:
-            yield True, f"nodes: {fit} of {len(there)} with {wanted} are large enough for {machine} stages"
+            yield True, f"nodes: {fit} of {len(there)} {wanted} are large enough for {machine} stages"
         else:
             # A pool that is scaled to zero has none: that is no failure.
             yield True, f"nodes: none now for {machine} stages ({wanted}); an autoscaler has to add one"

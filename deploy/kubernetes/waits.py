@@ -16,6 +16,10 @@ from nanocode.run.exits import Exit
 NEVER_PULLED = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError")
 NOT_CONFIGURED = ("CreateContainerConfigError",)
 NOT_STARTED = ("CreateContainerError", "RunContainerError", "StartError", "PreCreateHookError", "PreStartHookError")
+ACCELERATORS = ("google.com/tpu", "nvidia.com/gpu")
+"""Resources, and the taints of the nodes that have them."""
+LASTING_TAINTS = (*ACCELERATORS, "cloud.google.com/gke-spot")
+"""Other taints come and go with a start or a drain: a node that has one is waited for."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Kind:
     """What is known of the nodes that a stage's pods ask for."""
 
     nodes: Sequence[Object] = ()
-    """Those with the labels that its pods select; asked for only while one of them finds no place."""
+    """Those that its pods may go to, large enough or not; asked for only while one of them finds no place."""
     proven: bool = False
     """A pod of this run ran on such a node before: where there is none now, one will come back."""
 
@@ -88,6 +92,58 @@ class Kind:
 def selector(pod: Object) -> dict[str, str]:
     """The labels of the nodes it can go to."""
     return dict(pod["spec"].get("nodeSelector") or {})
+
+
+def described(pod: Object) -> str:
+    """The nodes it can go to, in words: `with a=b, without c`."""
+    found = {"with": [f"{key}={value}" for key, value in sorted(selector(pod).items())], "without": list[str]()}
+    for one in (one for term in _required(pod) for one in term):
+        values = "|".join(one.get("values") or ())
+        word = "without" if one["operator"] in ("NotIn", "DoesNotExist") else "with"
+        found[word].append(f"{one['key']}={values}" if values else one["key"])
+    return ", ".join(f"{word} {', '.join(labels)}" for word, labels in found.items() if labels) or "of any kind"
+
+
+def allowed(pod: Object, node: Object) -> bool:
+    """Whether the pod may go onto a node that has the labels of its selector.
+
+    kubernetes.io/docs/concepts/scheduling-eviction, "Assigning Pods to Nodes" and "Taints and Tolerations".
+    """
+    labels, terms = node["metadata"].get("labels") or {}, _required(pod)
+    if terms and not any(all(_holds(one, labels) for one in term) for term in terms):
+        return False
+    taints = [one for one in (node.get("spec") or {}).get("taints") or () if one["key"] in LASTING_TAINTS]
+    return all(_tolerated(pod, one) for one in taints if one["effect"] != "PreferNoSchedule")
+
+
+def _required(pod: Object) -> list[list[Object]]:
+    """The expressions of each term of its required node affinity."""
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    return [term.get("matchExpressions") or [] for term in required.get("nodeSelectorTerms") or ()]
+
+
+def _holds(expression: Object, labels: dict[str, str]) -> bool:
+    value, values = labels.get(expression["key"]), expression.get("values") or ()
+    match expression["operator"]:
+        case "In":
+            return value in values
+        case "NotIn":  # a node without the label is among them
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+    return True  # Gt and Lt: the scheduler says
+
+
+def _tolerated(pod: Object, taint: Object) -> bool:
+    return any(
+        one.get("key") in (None, "", taint["key"])
+        and one.get("effect") in (None, "", taint["effect"])
+        and (one.get("operator") == "Exists" or one.get("value", "") == taint.get("value", ""))
+        for one in pod["spec"].get("tolerations") or ()
+    )
 
 
 def unscheduled(pod: Object) -> bool:
@@ -101,16 +157,18 @@ def _unscheduled(pod: Object, scheduled: Object, now: float, patience: Patience,
     message = _of_the_scheduler(str(scheduled.get("message") or scheduled.get("reason") or ""))
     if any(fits(pod, node) for node in kind.nodes):
         return Wait(f"it waits for a node: {message}")
-    labels = ", ".join(f"{key}={value}" for key, value in sorted(selector(pod).items()))
+    which = described(pod)
     if kind.nodes:
         wanted = ", ".join(f"{value} {key}" for key, value in sorted(pods.wants(pod).items()))
-        lacking = f"no node {f'with {labels} ' if labels else ''}is large enough for {wanted} ({message})"
+        lacking = f"no node {which} is large enough for {wanted} ({message})"
         move = "correct resources of the stage in the values, or add larger nodes"
     elif kind.proven:
-        return Wait(f"it waits for a node with {labels} to come back: {message}")
+        return Wait(f"it waits for a node {which} to come back: {message}")
     else:
-        lacking = f"no node has the labels {labels} ({message})"
-        move = "add such a node pool, or correct accelerator, tpu and spot in the values"
+        lacking = f"there is no node {which} ({message})"
+        accelerated = any(key in ACCELERATORS for key in pods.wants(pod))
+        values = "accelerator, tpu and spot" if accelerated else "ordinaryNodes"
+        move = f"add such a node pool, or correct {values} in the values"
     since = pods.seconds(scheduled.get("lastTransitionTime")) or pods.created(pod)
     return Wait(f"{lacking}: {move}", Exit.CONFIGURATION if now - since > patience.node else None)
 

@@ -60,7 +60,7 @@ MISTAKES = (
         "no-such-node",
         {"tpu": {"topology": "8x8", "machineType": "ct6e-standard-4t"}},
         "Failed",
-        "no node has the labels cloud.google.com/gke-spot=true, cloud.google.com/gke-tpu-accelerator=tpu-v6e-slice",
+        "there is no node with cloud.google.com/gke-spot=true, cloud.google.com/gke-tpu-accelerator=tpu-v6e-slice",
         done=("tokenizer", "corpus", "synth"),
     ),
     Mistake(

@@ -151,7 +151,7 @@ PROVEN = waits.Kind(proven=True)
          None, "the container's environment cannot be made (couldn't find key A in Secret ns/teacher): correct the Secret, or "
          "`secrets` in the values"),
         ("no node of its kind", {}, [homeless(90)], waits.Kind(),
-         "no node has the labels cloud.google.com/gke-tpu-topology=2x4 (0/3 nodes are available: 3 node(s) didn't match Pod's "
+         "there is no node with cloud.google.com/gke-tpu-topology=2x4 (0/3 nodes are available: 3 node(s) didn't match Pod's "
          "node affinity/selector): add such a node pool, or correct accelerator, tpu and spot in the values"),
         ("only nodes that are too small", {}, [homeless(90)], SMALL_KIND,
          "no node with cloud.google.com/gke-tpu-topology=2x4 is large enough for 8 cpu, 8 google.com/tpu, 48Gi memory (0/3 nodes "
