@@ -2,23 +2,27 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from deploy.gcp.deployment import Deployment
-from deploy.gcp.steps import StepFailed, output, show
+from deploy.gcp.pod_logs import PodLogs
+from deploy.gcp.steps import StepFailed, output
+from nanocode.run.attempts import End, recorded
+from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
 from nanocode.run.graph import STAGES, order
 from nanocode.run.segments import read_segments
-from nanocode.storage.objects import Store, open_store
+from nanocode.storage.objects import StorageError, Store, open_store
 
 SECONDS_BETWEEN_LOOKS = 5.0
 RESTS = ("done", "failed", "suspended", "cancelled", "over budget")
-HOSTS = 64
-"""Pods that `kubectl logs` follows at once; it refuses more than 5 unless told."""
+PATIENCE = "--request-timeout=10s"
+"""Of a look: nothing is shown in the meantime."""
+LOOKS_MISSED_AT_MOST = 60
+"""In a row, which is five minutes."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +35,65 @@ class Run:
     """Stage -> state."""
 
 
-def follow(to: Deployment, name: str, stage: str, sleep: Callable[[float], None] = time.sleep) -> int:
+@dataclass(frozen=True)
+class Pod:
+    """A pod as far as logs go."""
+
+    name: str
+    attempt: int
+    phase: str
+
+
+def follow(to: Deployment, name: str, stage: str) -> int:
     """Print the log of a stage until it rests; the exit code."""
     if stage not in STAGES:
         raise UsageError(f"STAGE={stage} is no stage: choose from {', '.join(order())}")
-    store = open_store(read_run(to, name).directory)
-    shown: set[int] = set()
-    while True:
-        run = read_run(to, name)
-        live = live_attempts(to, name, stage)
-        for attempt in sorted({*_attempts(store, stage), *live} - shown):
-            print(f"--- {stage}, attempt {attempt}", flush=True)
-            if attempt in live:
-                show(follow_command(to, name, stage, attempt))
-            else:
-                for line in kept(store, stage, attempt):
+    directory = RunDirectory(open_store(read_run(to, name).directory))
+    shown, followed = set[int](), set[int]()
+    with PodLogs(_kubectl(to)) as logs:
+        for state, pods, over in _looks(to, name, stage, directory, logs.show):
+            live = {pod.attempt for pod in pods if pod.phase == "Running"}
+            followed |= live
+            for attempt in sorted((live | over) - shown):
+                print(f"--- {stage}, attempt {attempt}", flush=True)
+                for line in kept(directory.store, stage, attempt) if attempt not in live else ():
                     print(line, flush=True)
-            shown.add(attempt)
-        if run.states.get(stage) in RESTS and not live:
-            print(f"--- {stage} is {run.states[stage]}", file=sys.stderr)
-            return 0
-        sleep(SECONDS_BETWEEN_LOOKS)
+                shown.add(attempt)
+            for pod in pods:
+                if pod.attempt in followed and pod.phase != "Pending":
+                    logs.follow(pod.name, ended=pod.phase in ("Succeeded", "Failed"))
+            if state in RESTS and not live and not logs.at_work:
+                print(f"--- {stage} is {state}", file=sys.stderr)
+                break
+    return 0
+
+
+def _looks(
+    to: Deployment, name: str, stage: str, directory: RunDirectory, wait: Callable[[float], None]
+) -> Iterator[tuple[str | None, list[Pod], set[int]]]:
+    """The stage's state, its pods and the attempts that are over, again and again.
+
+    No answer is no news, unless it is the first one or none comes for minutes; that the run is gone is one.
+    """
+    over, missed = set[int](), LOOKS_MISSED_AT_MOST
+    while True:
+        try:
+            state, pods = read_run(to, name).states.get(stage), read_pods(to, name, stage)
+            news = _attempts(directory.store, stage) - over
+            over |= {one for one in news if state in RESTS or recorded(directory, stage, one, End) is not None}
+        except (StepFailed, StorageError) as error:
+            missed += 1
+            if missed > LOOKS_MISSED_AT_MOST or "(NotFound)" in str(error):
+                raise
+        else:
+            missed = 0
+            yield state, pods, over
+        wait(SECONDS_BETWEEN_LOOKS)
 
 
 def read_run(to: Deployment, name: str) -> Run:
     """`StepFailed` where there is no such run."""
-    said = json.loads(output((*_kubectl(to), "get", "trainingrun", name, "--output=json")))
+    said = json.loads(output((*_kubectl(to), "get", "trainingrun", name, "--output=json", PATIENCE)))
     stages = said.get("status", {}).get("stages", [])
     return Run(name, said["spec"]["runDirectory"], {one["name"]: one["state"] for one in stages})
 
@@ -71,21 +108,18 @@ def only_run(to: Deployment) -> str:
     return str(names[0])
 
 
-def live_attempts(to: Deployment, name: str, stage: str) -> set[int]:
-    """Those with a container that says something, or said so a moment ago."""
+def read_pods(to: Deployment, name: str, stage: str) -> list[Pod]:
+    """Those of a stage's attempts, which say what the attempt says, or mirror it."""
     labels = f"nanocode.dev/run={name},nanocode.dev/stage={stage}"
-    try:
-        said = json.loads(output((*_kubectl(to), "get", "pods", f"--selector={labels}", "--output=json")))
-    except StepFailed:
-        return set()
-    running = [pod for pod in said["items"] if pod.get("status", {}).get("phase") == "Running"]
-    return {int(pod["metadata"]["labels"]["nanocode.dev/attempt"]) for pod in running}
-
-
-def follow_command(to: Deployment, name: str, stage: str, attempt: int) -> tuple[str, ...]:
-    labels = f"nanocode.dev/run={name},nanocode.dev/stage={stage},nanocode.dev/attempt={attempt}"
-    how = ("--follow", "--prefix", f"--max-log-requests={HOSTS}", "--tail=-1", "--ignore-errors")
-    return (*_kubectl(to), "logs", f"--selector={labels}", *how)
+    said = json.loads(output((*_kubectl(to), "get", "pods", f"--selector={labels}", "--output=json", PATIENCE)))
+    return [
+        Pod(
+            one["metadata"]["name"],
+            int(one["metadata"]["labels"]["nanocode.dev/attempt"]),
+            one.get("status", {}).get("phase", "Pending"),
+        )
+        for one in said["items"]
+    ]
 
 
 def kept(store: Store, stage: str, attempt: int) -> Iterator[str]:

@@ -74,12 +74,6 @@ def succeeds(argv: Sequence[str]) -> bool:
     return _run(argv, "").returncode == 0
 
 
-def show(argv: Sequence[str]) -> int:
-    """Run a command whose output is the user's to see, as it comes; its exit code."""
-    need(argv[0])
-    return subprocess.run(argv, check=False).returncode
-
-
 def tell(argv: Sequence[str]) -> None:
     """Show what a short command prints; `StepFailed` with one line of its complaint."""
     done = _run(argv, "")

@@ -10,16 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = f"""#!{sys.executable}
-import json, pathlib, sys
+import json, pathlib, sys, time
 here = pathlib.Path(__file__).parent
 asked = [pathlib.Path(__file__).name, *sys.argv[1:]]
 stdin = "" if sys.stdin.isatty() else sys.stdin.read()
 with (here / "asked.jsonl").open("a") as file:
     file.write(json.dumps({{"argv": asked, "stdin": stdin}}) + "\\n")
-for words, out, err, code in json.loads((here / "answers.json").read_text()):
+for words, out, err, code, held in json.loads((here / "answers.json").read_text()):
     if all(word in asked for word in words):
-        print(out)
+        print(out, end="" if out.endswith("\\n") or held == "torn" else "\\n", flush=True)
         print(err, file=sys.stderr)
+        while (here / "held").exists() and held == "held":
+            time.sleep(0.02)
         sys.exit(code)
 """
 ENV = {
@@ -42,13 +44,26 @@ class Cloud:
         self._answers: list[list[Any]] = []
         self.programs = folder / "bin"
         self.programs.mkdir()
+        (self.programs / "answers.json").write_text("[]")
         for name in ("gcloud", "kubectl", "helm"):
             (self.programs / name).write_text(STAND_IN)
             (self.programs / name).chmod(0o755)
 
-    def answer(self, *words: str, out: Any = "", err: str = "", code: int = 0) -> None:
-        """To commands with all of these words; the latest answer that fits counts."""
-        self._answers.insert(0, [words, out if isinstance(out, str) else json.dumps(out), err, code])
+    def answer(self, *words: str, out: Any = "", err: str = "", code: int = 0, held: str = "") -> None:
+        """To commands with all of these words; the latest answer that fits counts.
+
+        `held`: "held" for one that goes on until `release`, "torn" for one that ends in the middle of a line.
+        """
+        self._answers.insert(0, [words, out if isinstance(out, str) else json.dumps(out), err, code, held])
+        aside = self.programs / "answers.aside"
+        aside.write_text(json.dumps(self._answers))
+        aside.rename(self.programs / "answers.json")
+
+    def hold(self) -> None:
+        (self.programs / "held").touch()
+
+    def release(self) -> None:
+        (self.programs / "held").unlink()
 
     def healthy(self) -> None:
         """A cluster with a pool that grows, a bucket in the region, and both images."""
@@ -66,7 +81,6 @@ class Cloud:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         text = "".join(f"{key}={value}\n" for key, value in self.env.items())
         (self.folder / "deploy.env").write_text(text)
-        (self.programs / "answers.json").write_text(json.dumps(self._answers))
         command = [sys.executable, "-m", "deploy.gcp", "--env", str(self.folder / "deploy.env"), *arguments]
         environment = {"PATH": str(self.programs), "PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
         pipe = subprocess.PIPE

@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nanocode.run.directory import RunDirectory
-from nanocode.run.segments import SegmentWriter
-from nanocode.storage.objects import open_store
 from tests.deploy.gcp.conftest import CONTEXT, DIGEST, Cloud
 
 
@@ -251,49 +248,6 @@ def test_a_name_that_pods_could_not_bear_is_refused(cloud: Cloud) -> None:
     for name in ("a" * 25, "My-run", "a.b"):
         assert cloud.run("deploy", "d12", "--name", name).returncode == 2
     assert cloud.asked() == []
-
-
-def test_logs_are_shown_over_attempts_from_the_bucket_and_from_pods(cloud: Cloud, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    run = RunDirectory(open_store(str(folder)))
-    for attempt in (1, 2):
-        run.claim_number("pretrain", attempt, "d" * 32, "controller")
-    with SegmentWriter(run.store, "pretrain", 1, "log", "keeper-1") as log:
-        log.write({"time": 20.0, "event": "second", "stream": "stderr"})
-    with SegmentWriter(run.store, "pretrain", 1, "log", "keeper-0") as log:
-        log.write({"time": 10.0, "event": "first", "stream": "stderr"})
-    with SegmentWriter(run.store, "pretrain", 1, "log", "0") as log:
-        log.write({"time": 10.0, "event": "the same, as a record"})
-    states = {"stages": [{"name": "pretrain", "state": "done"}]}
-    cloud.answer("get", "trainingrun", out={"spec": {"runDirectory": str(folder)}, "status": states})
-    cloud.answer("get", "pods", out={"items": []})
-    cloud.answer("logs", out="live")
-    done = cloud.run("logs", "--name", "mine", "pretrain")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "--- pretrain, attempt 1",
-        "1970-01-01 00:00:10 first",
-        "1970-01-01 00:00:20 second",
-        "--- pretrain, attempt 2",
-    ]
-
-
-def test_the_attempt_that_runs_is_followed_on_all_its_hosts(cloud: Cloud, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    states = {"stages": [{"name": "pretrain", "state": "done"}]}
-    cloud.answer("get", "trainingrun", out={"spec": {"runDirectory": str(tmp_path / "run")}, "status": states})
-    pod = {"metadata": {"labels": {"nanocode.dev/attempt": "3"}}, "status": {"phase": "Running"}}
-    cloud.answer("get", "pods", out={"items": [pod, pod]})
-    cloud.answer("logs", out="[pod/a] live")
-    process = cloud.start("logs", "--name", "mine", "pretrain")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "--- pretrain, attempt 3\n"
-    assert process.stdout.readline() == "[pod/a] live\n"
-    process.kill()
-    process.communicate()
-    (argv,) = [argv for argv in cloud.asked() if "logs" in argv]
-    assert "--selector=nanocode.dev/run=mine,nanocode.dev/stage=pretrain,nanocode.dev/attempt=3" in argv
-    assert {"--follow", "--prefix"} <= set(argv)
 
 
 @pytest.mark.parametrize("program", ["gcloud", "kubectl", "helm"])
