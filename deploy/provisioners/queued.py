@@ -110,6 +110,7 @@ class QueuedResources:
         zones = sorted({one.zone for one in known})
         found: dict[str, Slice] = {}
         silent: list[Unreachable] = []
+        held = {one.zone for one in known if one.gone is None}
         costing = [one for one in known if one.ready is not None and one.gone is None]
         answers = self._threads.map(lambda zone: self._look(zone, [one for one in costing if one.zone == zone]), zones)
         for zone, answer in zip(zones, answers, strict=True):
@@ -117,11 +118,11 @@ class QueuedResources:
                 found |= self._in_a_closed_zone(zone, answer, known)
             elif isinstance(answer, Unreachable):
                 silent.append(answer)
-                found |= self._in_a_silent_zone(zone, answer)
+                found |= self._in_a_silent_zone(zone, answer) if zone in held else {}
             else:
                 self._looked[zone] = answer
                 found |= answer
-        if silent and len(silent) == len(zones):
+        if held and len(silent) == len(zones):
             raise silent[0]
         self.last = {**self._refused, **found}
         return self.last
@@ -163,16 +164,28 @@ class QueuedResources:
                 self.delete(one.zone, labels.name_of(self._run, name))
 
     def release_all(self, zones: Iterable[str]) -> bool:
-        """Have all of the run deleted that is in these zones, whatever is written of it; whether nothing is left."""
-        mine = [
-            (zone, labels.name_of(self._run, whose.slice))
-            for zone in zones
-            for one in self.listed(zone)
-            if (whose := labels.owned(labels_of(one))) is not None and whose.run == self._run
-        ]
-        for zone, called in mine:
-            self.delete(zone, called)
-        return not mine
+        """Have all of the run deleted that is in these zones, whatever is written of it; whether nothing is left.
+
+        `Unreachable` where a zone gives no answer, once the others have been seen to.
+        """
+        silent: list[Unreachable] = []
+        left = False
+        for zone in zones:
+            try:
+                left = self._release_all_in(zone) or left
+            except Unreachable as error:
+                silent.append(error)
+        if silent:
+            raise silent[0]
+        return not left
+
+    def _release_all_in(self, zone: str) -> bool:
+        """Whether there was any."""
+        owners = [labels.owned(labels_of(one)) for one in self.listed(zone)]
+        mine = [one.slice for one in owners if one is not None and one.run == self._run]
+        for name in mine:
+            self.delete(zone, labels.name_of(self._run, name))
+        return bool(mine)
 
     def delete(self, zone: str, called: str) -> None:
         """Have a queued resource and its machines deleted; none of that name is no error."""

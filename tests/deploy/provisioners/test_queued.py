@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError
+from google.cloud import tpu_v2
 
 from deploy.controller.backend import Unreachable
 from deploy.controller.observed import Slice, Trouble
@@ -238,6 +240,51 @@ def test_a_zone_that_gives_no_answer_does_not_stop_the_others(run: Run, clouds: 
     clouds.fail("ListQueuedResources", Code.UNAVAILABLE, times=2)
     with pytest.raises(Unreachable):
         slices.observe()
+
+
+def _silence(run: Run, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on it answers no list."""
+    ask = run.client.list_queued_resources
+
+    def answer(request: tpu_v2.ListQueuedResourcesRequest, **how: Any) -> Any:
+        if request.parent.endswith(f"/{zone}"):
+            raise ServiceUnavailable(f"{zone} is down")
+        return ask(request=request, **how)
+
+    monkeypatch.setattr(run.client, "list_queued_resources", answer)
+
+
+def test_a_silent_zone_where_all_is_gone_keeps_no_new_controller_from_the_slices_elsewhere(
+    run: Run, now: Now, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.request(run.slices, "slice-2", B)
+    now.seconds += 100
+    run.recorded["slice-1"] = Slice("slice-1", A, requested=1.0, ready=2.0, gone=3.0)
+    _silence(run, A, monkeypatch)
+    assert run.slices.observe() == {"slice-2": Slice("slice-2", B, usable=True)}
+    del run.recorded["slice-2"]
+    assert run.slices.observe() == {}, "another may be asked for elsewhere"
+    run.recorded["slice-1"] = Slice("slice-1", A, requested=1.0, ready=2.0)
+    with pytest.raises(Unreachable, match="down"):
+        run.slices.observe()
+
+
+@pytest.mark.parametrize("silent", [A, B])
+def test_a_run_that_ends_gives_back_what_it_has_wherever_somebody_answers(
+    run: Run, tpu: TpuServer, now: Now, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    run.request(run.slices, "slice-1", A)
+    run.request(run.slices, "slice-2", B)
+    now.seconds += 100
+    with monkeypatch.context() as outage:
+        _silence(run, silent, outage)
+        with pytest.raises(Unreachable, match="down"):
+            run.slices.release_all([A, B])
+    now.seconds += 30
+    assert not run.slices.release_all([A, B])
+    assert [one.zone for one in tpu.service.all.values()] == [silent]
+    now.seconds += 30
+    assert run.slices.release_all([A, B])
 
 
 def test_a_reply_that_does_not_come_holds_nobody_up_for_long(
