@@ -1,7 +1,8 @@
 """Node pools that somebody keeps, so that a slice need not wait for a pool to be made, nor another for one to go.
 
 A pool with the label `nanocode-kept=true` is never deleted here: a slice borrows it, by the labels that any slice has,
-and afterwards it is emptied and put back. Of two runs that want the same one the second is refused, by its etag.
+and afterwards it has no nodes and no labels of ours. One of a single host keeps the autoscaler that a slice needs, of 0
+to 1 nodes, whatever it had before. Of two runs that want the same one the second is refused, by its etag.
 """
 
 from deploy.provisioners.gke_client import Container, Refused
