@@ -1,9 +1,9 @@
 """Attempts in containers on the VMs of slices: assigned in the run directory, judged by what the VMs write there.
 
-Nothing here talks to a VM. `start` writes an assignment, which every VM of the slice takes up; that an attempt is to
-leave is its STOP.json, which the journal has written by then. How it ended is in the EXIT objects of its hosts; where
-none comes, it is the Cloud TPU API that says the slice is gone. A VM that does nothing of what it is told is given up,
-and its slice with it. All of it is read anew at every look, but for how long a VM has been silent.
+Nothing here talks to a VM. `start` writes an assignment, which the VMs of the slice take up, or the first one; that an
+attempt is to leave is its STOP.json, which the journal has written by then. How it ended is in the EXIT objects of its
+hosts; where none comes, it is the Cloud TPU API that says the slice is gone. A VM that does nothing of what it is told
+is given up, and its slice with it. All of it is read anew at every look, but for how long a VM has been silent.
 """
 
 import time
@@ -106,7 +106,7 @@ class SliceVms:
         there = self._run.store.children(self._run.attempt_folder(*key))
         ended = assignments.exits(self._run, key, there)
         told = self._run.store.children(assignments.folder(slice))
-        hosts = self._hosts(slice, told)
+        hosts = assignments.hosts_of(key[0], self._vms(slice, told))
         gone = self._gone(slice)
         verdict = assignments.verdict(ended, hosts)
         if verdict is not None:
@@ -164,7 +164,7 @@ class SliceVms:
         told = self._told_to_end.get(key)
         return told is not None and self._monotonic() - told > SECONDS_TO_OBEY
 
-    def _hosts(self, slice: str, told: Sequence[str]) -> int:
+    def _vms(self, slice: str, told: Sequence[str]) -> int:
         """How many VMs the slice has, by the word of any; 0 before one has spoken."""
         for name in (name for name in told if name.startswith("worker-")):
             with suppress(NotFound, ValidationError):

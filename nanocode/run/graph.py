@@ -33,6 +33,8 @@ class Stage:
     """It makes steps, and saves checkpoints."""
     reads_what_is_there: bool = False
     """Runs on those of `reads` that are done, and again whenever one of their markers changes."""
+    one_host: bool = False
+    """Of a slice with several hosts it uses one."""
 
     @property
     def module(self) -> str:
@@ -48,7 +50,14 @@ _BEFORE_REPORT = (
     Stage("synth", (), "cpu", ("synth",), reads_soul=True, split=True),
     Stage("sft", ("pretrain", "synth"), "accelerator", ("sft",), trains=True),
     Stage("preference", ("sft", "synth"), "accelerator", ("preference",), reads_soul=True, trains=True),
-    Stage("agent-eval", ("pretrain", "sft", "preference"), "accelerator", ("agent_eval",), reads_soul=True),
+    Stage(
+        "agent-eval",
+        ("pretrain", "sft", "preference"),
+        "accelerator",
+        ("agent_eval",),
+        reads_soul=True,
+        one_host=True,
+    ),
 )
 STAGES: dict[str, Stage] = {
     stage.name: stage

@@ -93,6 +93,13 @@ def test_a_slice_of_several_hosts_is_one_pod_per_host_that_fails_as_a_whole() ->
     assert jobs(render(files=["d24", "v6e-32"]))["pretrain"]["spec"]["completions"] == 8
 
 
+def test_the_stages_that_use_one_host_of_a_slice_are_those_that_the_graph_says() -> None:
+    hosts = {name: job["spec"]["completions"] for name, job in jobs(render(files=["d24", "v6e-16"])).items()}
+    assert {name: hosts[name] for name in ACCELERATED} == {
+        name: 1 if STAGES[name].one_host else 4 for name in ACCELERATED
+    }
+
+
 def test_a_stage_that_knows_one_host_only_gets_one_of_the_slice_and_waits_for_no_other() -> None:
     spec = jobs(render(TPU_4X4))["agent-eval"]["spec"]
     assert spec["completions"] == 1

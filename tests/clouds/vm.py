@@ -20,9 +20,14 @@ from pathlib import Path
 
 import psutil
 
+from deploy.provisioners.vm.node import Parameters, metadata
+from nanocode.config.settings import Cloud
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOKEN = "a-token"
+NETWORK = f"127.{1 + os.getpid() % 250}.{1 + os.getpid() // 250 % 250}"
+"""Of the VMs' addresses, which are loopback's: other tests that run now have VMs as well."""
 
 
 class Site:
@@ -33,6 +38,24 @@ class Site:
         self.deletions: list[str] = []
 
 
+def vms_of(
+    run: str, slice: str, hosts: int, cloud: Cloud, folder: Path, site: Site, app: Path, images: str | None = None
+) -> list["Vm"]:
+    """Those of a slice of the run at this address. `images`: that the registry has, if not the one of `cloud`."""
+    assert cloud.image is not None
+    parameters = Parameters(
+        run=run,
+        slice=slice,
+        name=f"nanocode-run-{slice}",
+        parent="projects/lab/locations/us-east5-b",
+        image=cloud.image,
+        labels={},
+    )
+    told = metadata(parameters, cloud)
+    registry = cloud.image if images is None else images
+    return [Vm(folder / f"vm-{worker}", told, worker, hosts, site, app, registry) for worker in range(hosts)]
+
+
 class Vm:
     """One VM. It ends by itself when its slice is deleted: then, or sooner, call `vanish`."""
 
@@ -40,8 +63,12 @@ class Vm:
         self, folder: Path, metadata: Mapping[str, str], worker: int, hosts: int, site: Site, app: Path, images: str
     ) -> None:
         """`app`: where containers run. `images`: those that the registry has."""
-        endpoints = ",".join(f"unknown:unknown:127.0.0.{2 + host}" for host in range(hosts))
-        self.attributes = {**metadata, "agent-worker-number": str(worker), "worker-network-endpoints": endpoints}
+        self.attributes = {
+            **metadata,
+            "agent-worker-number": str(worker),
+            "worker-network-endpoints": ",".join(f"unknown:unknown:{NETWORK}.{2 + host}" for host in range(hosts)),
+            "accelerator-type": f"v6e-{4 * hosts if hosts > 1 else 8}",
+        }
         self.site, self.folder = site, folder
         (folder / "containers").mkdir(parents=True)
         (folder / "bin").mkdir()
@@ -58,6 +85,7 @@ class Vm:
             "GCE_METADATA_HOST": address,
             "SECRETS_API": f"http://{address}",
             "TPU_API": f"http://{address}",
+            "JAX_COORDINATOR_BIND_ADDRESS": f"{NETWORK}.2:8482",  # that port of our own addresses alone
             "VM_STATE": str(folder / "state"),
             "CONTAINERS": str(folder / "containers"),
             "IMAGES": images,

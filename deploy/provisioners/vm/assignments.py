@@ -1,6 +1,6 @@
 """What controller and VMs say to each other, in the run directory.
 
-    vms/<slice>/<stage>.<attempt>.json      the attempt runs on this slice, on each of its VMs; created once
+    vms/<slice>/<stage>.<attempt>.json      the attempt runs on this slice, on each VM or the first; created once
     vms/<slice>/<stage>.<attempt>.kill      it is to end now
     vms/<slice>/worker-<i>.json             what a VM says of itself, again and again
     <stage>/attempts/<n>/EXIT-<i>.json      how the container of worker i ended, as `EXIT.json` of a process
@@ -18,6 +18,7 @@ from deploy.controller.observed import Process, Seen
 from nanocode.run.attempts import ExitRecord
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit
+from nanocode.run.graph import STAGES
 from nanocode.storage.objects import AlreadyExists, NotFound
 
 Key = tuple[str, int]
@@ -65,6 +66,12 @@ def assign(run: RunDirectory, slice: str, assignment: Assignment) -> None:
 def kill(run: RunDirectory, slice: str, stage: str, attempt: int) -> None:
     with suppress(AlreadyExists):
         run.store.create(_name(slice, stage, attempt, "kill"), b"{}")
+
+
+def hosts_of(stage: str, vms: int) -> int:
+    """On how many VMs of a slice it runs, counted from the first."""
+    known = STAGES.get(stage)  # a newer controller may know more
+    return min(vms, 1) if known is not None and known.one_host else vms
 
 
 def _name(slice: str, stage: str, attempt: int, suffix: str) -> str:

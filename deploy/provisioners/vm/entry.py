@@ -1,10 +1,10 @@
-"""The first process of a stage's container on a TPU VM: reads secrets, then becomes the command that needs them.
+"""The first process of a stage's container on a TPU VM: sets the environment of the command, and becomes it.
 
     python -m deploy.provisioners.vm.entry --secrets '{"KEY": "projects/P/secrets/S/versions/V"}' -- COMMAND...
 
-The values come from Secret Manager under the VM's own service account
-(cloud.google.com/secret-manager/docs/access-secret-version); they are in no metadata, no command line and no container
-configuration: only in the environment of the process.
+What jax is told is `deploy.provisioners.vm.environment`; what the image sets wins. The values of secrets come from
+Secret Manager under the VM's own service account (cloud.google.com/secret-manager/docs/access-secret-version); they are
+in no metadata, no command line and no container configuration: only in the environment of the process.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from pathlib import Path
 import httpx2 as httpx
 
 from deploy.local.keeper import TERMINATION_LOG
+from deploy.provisioners.vm.environment import Host, compile_cache, environment
 from nanocode.run.exits import Exit
+from nanocode.storage.objects import StorageError
 
 SECRETS_API = "https://secretmanager.googleapis.com"
 CALL_SECONDS = 10.0
@@ -73,11 +75,24 @@ def _asked(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m deploy.provisioners.vm.entry", description="Read secrets, then run.")
+    parser = argparse.ArgumentParser("python -m deploy.provisioners.vm.entry", description="Set the environment, run.")
     parser.add_argument("--secrets", type=json.loads, default={}, help="environment variable -> name, as JSON")
     parser.add_argument("--said", type=Path, default=TERMINATION_LOG, help="for the line that says why it cannot begin")
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--slice", required=True)
+    parser.add_argument("--worker", required=True, type=int)
+    parser.add_argument("--of", required=True, type=int, help="hosts of the attempt")
+    parser.add_argument("--vms", required=True, type=int, help="hosts of the slice")
+    parser.add_argument("--endpoints", required=True, help="of all of them, as the metadata server has it")
+    parser.add_argument("--accelerator-type", required=True)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
+    cache = None
+    with suppress(StorageError):  # who compiles anew is slow, and no worse
+        cache = compile_cache(options.run_dir, options.slice)
+    host = Host(options.worker, options.of, options.vms, options.endpoints, options.accelerator_type)
+    for variable, value in environment(host, cache).items():
+        os.environ.setdefault(variable, value)
     metadata = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
     try:
         os.environ.update(read(options.secrets, metadata, os.environ.get("SECRETS_API", SECRETS_API)))

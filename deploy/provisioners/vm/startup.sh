@@ -39,16 +39,18 @@ contained() { # NAME IMAGE COMMAND...: the container sees the TPU, its network a
     --volume "$state:$state" --label "$label" --env GCE_METADATA_HOST="${metadata_host}" "$image" "$@"
 }
 
-start() { # NAME IMAGE STAGE ATTEMPT
-  local name="$1" image="$2" stage="$3" attempt="$4"
+start() { # NAME IMAGE STAGE ATTEMPT HOSTS
+  local name="$1" image="$2" stage="$3" attempt="$4" of="$5"
   [ -e "$state/$name.said" ] && return
   : > "$state/$name.said"
   (
     label=nanocode-stage
     if pull "$image"; then
-      contained "$name" "$image" python -m deploy.provisioners.vm.entry --secrets "$secrets" --said "$state/$name.said" -- \
+      contained "$name" "$image" python -m deploy.provisioners.vm.entry --secrets "$secrets" --said "$state/$name.said" \
+        --run-dir "$run_dir" --slice "$slice" --worker "$worker" --of "$of" --vms "$hosts" --endpoints "$endpoints" \
+        --accelerator-type "$accelerator_type" -- \
         python -m deploy.local.keeper --run-dir "$run_dir" --stage "$stage" --attempt "$attempt" \
-        --worker "$worker" --of "$hosts" --termination-log "$state/$name.said"
+        --worker "$worker" --of "$of" --termination-log "$state/$name.said"
       code=$?
     else
       echo "image $image cannot be pulled: push it, and let the slices' service account and network reach it" > "$state/$name.said"
@@ -104,7 +106,9 @@ secrets="$(ask attributes/nanocode-secrets)"
 unattended="$(ask attributes/nanocode-unattended-seconds)"
 # As JAX finds them (jax/_src/clusters/cloud_tpu_cluster.py).
 worker="$(ask attributes/agent-worker-number)"
-hosts="$(ask attributes/worker-network-endpoints | tr ',' '\n' | grep --count .)"
+endpoints="$(ask attributes/worker-network-endpoints)"
+hosts="$(tr ',' '\n' <<< "$endpoints" | grep --count .)"
+accelerator_type="$(ask attributes/accelerator-type)"
 
 heard=$SECONDS
 leaving=no

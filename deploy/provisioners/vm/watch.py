@@ -1,10 +1,10 @@
 """Reads the run directory on a VM of a slice, and says line by line what the startup script has to do.
 
-    start CONTAINER IMAGE STAGE ATTEMPT     run it, unless it was begun before
-    stop CONTAINER                          have it save and leave (SIGTERM)
-    kill CONTAINER                          end it now
-    alive                                   nothing to do; said at every look, so that silence means something
-    leave                                   delete the slice
+    start CONTAINER IMAGE STAGE ATTEMPT HOSTS   run it as one of so many, unless it was begun before
+    stop CONTAINER                              have it save and leave (SIGTERM)
+    kill CONTAINER                              end it now
+    alive                                       nothing to do; said at every look, so that silence means something
+    leave                                       delete the slice
 
 What containers have come to is what the script leaves in the state folder: `<container>.said` from when it was begun
 (the last line of its stderr, when it has ended) and `<container>.code`.
@@ -47,12 +47,9 @@ class Place:
     slice: str
     worker: int
     of: int
+    """VMs of the slice."""
     state: Path
     """Folder that is shared with the startup script, and empty after a boot."""
-
-    @property
-    def suffix(self) -> str:
-        return f"-{self.worker}" if self.of > 1 else ""
 
 
 @dataclass
@@ -99,7 +96,7 @@ class Watcher:
         running = [one for one in self._kept.values() if one.begun and not one.over]
         for one in running:
             self._stop(one)
-        if running and self.now() - self._leaving < SECONDS_TO_SAVE:
+        if self.now() - self._leaving < SECONDS_TO_SAVE and (running or self._first_vm_runs()):
             return True
         self.say("leave")
         return False
@@ -124,12 +121,21 @@ class Watcher:
         given_back = self._released is not None and self.now() - self._released > SECONDS_AFTER_RELEASE
         return given_back or self.now() - self._renewed[1] > self.unattended
 
+    def _first_vm_runs(self) -> bool:
+        """Whether it may still save, for all its peers or alone; not where the bucket gives no answer."""
+        with suppress(StorageError):
+            keys = assignments.keys(self.run.store.children(assignments.folder(self.place.slice)), "json")
+            return any(not self.run.store.exists(assignments.exit_name(self.run, key, 0)) for key in keys)
+        return False
+
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def _look_at_attempts(self) -> None:
         names = self.run.store.children(assignments.folder(self.place.slice))
         doomed = assignments.keys(names, "kill")
         for key in sorted(assignments.keys(names, "json")):
+            if self.place.worker >= self._hosts(key):
+                continue
             if key not in self._kept:
                 found = assignments.assignment(self.run, self.place.slice, key)
                 if found is None:
@@ -154,14 +160,16 @@ class Watcher:
             self._stop(one)
 
     def _begin(self, key: Key, one: _Kept, there: tuple[str, ...], doomed: bool) -> None:
+        hosts = self._hosts(key)
+        suffix = f"-{self.place.worker}" if hosts > 1 else ""
         if doomed or "STOP.json" in there or superseded(self.run, *key):
             self._record(key, one, Exit.PREEMPTED, "it was told to leave before it began")
-        elif keeper.NAME.replace(".", f"{self.place.suffix}.") in there:
+        elif keeper.NAME.replace(".", f"{suffix}.") in there:
             self._record(key, one, Exit.PREEMPTED, "its VM was started again")
         elif self._leaving is None:
             one.begun = True
             work = one.assignment
-            self.say(f"start {work.container} {work.image} {work.stage} {work.attempt}")
+            self.say(f"start {work.container} {work.image} {work.stage} {work.attempt} {hosts}")
 
     def _stop(self, one: _Kept) -> None:
         if not one.stopping:
@@ -187,6 +195,9 @@ class Watcher:
             name = assignments.exit_name(self.run, key, self.place.worker)
             self.run.store.create(name, ended.model_dump_json().encode())
         one.over = True
+
+    def _hosts(self, key: Key) -> int:
+        return assignments.hosts_of(key[0], self.place.of)
 
     def _file(self, work: Assignment, suffix: str) -> Path:
         return self.place.state / f"{work.container}.{suffix}"

@@ -2,5 +2,6 @@
 
 from tests.clouds.fixtures import clouds, now, tpu
 from tests.deploy.local.conftest import world
+from tests.gcs import gcs_url
 
-__all__ = ["clouds", "now", "tpu", "world"]
+__all__ = ["clouds", "gcs_url", "now", "tpu", "world"]

@@ -1,6 +1,7 @@
 """The startup script in a real shell: docker, the metadata server and the clouds' REST sides are stand-ins, as
 `tests/clouds/vm.py` says; everything else is what runs on a TPU VM."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,11 @@ import pytest
 from deploy.controller.record import STATUS
 from deploy.provisioners.vm import assignments
 from deploy.provisioners.vm.assignments import Assignment
-from deploy.provisioners.vm.node import Parameters, metadata
 from nanocode.config.settings import Cloud
 from nanocode.run.attempts import ExitRecord, Stop, record
 from nanocode.run.exits import Exit
 from nanocode.run.segments import read_segments
-from tests.clouds.vm import Site, Vm
+from tests.clouds.vm import Site, vms_of
 from tests.deploy.local.world import World, until
 
 pytestmark = pytest.mark.slow
@@ -33,18 +33,7 @@ class Slice:
     ) -> None:
         self.world, self.site, self.hosts = world, Site({"projects/lab/secrets/key/versions/1": "hush"}, print), hosts
         cloud = Cloud(image=IMAGE, secrets=secrets, unattended_minutes=unattended / 60)
-        parameters = Parameters(
-            run=world.run.store.url,
-            slice=SLICE,
-            name="nanocode-run-slice-1",
-            parent="projects/lab/locations/us-east5-b",
-            image=IMAGE,
-            labels={},
-        )
-        told = metadata(parameters, cloud)
-        self.vms = [
-            Vm(folder / f"vm-{worker}", told, worker, hosts, self.site, world.folder, images) for worker in range(hosts)
-        ]
+        self.vms = vms_of(world.run.store.url, SLICE, hosts, cloud, folder, self.site, world.folder, images)
 
     def renew(self, text: str = "a") -> None:
         """What a controller does that lives."""
@@ -60,8 +49,9 @@ class Slice:
         return assignments.exits(run, (stage, attempt), run.store.children(run.attempt_folder(stage, attempt)))
 
     def ended(self, stage: str = "tokenizer", attempt: int = 1) -> list[int]:
-        """The exit codes of all workers, once they are there."""
-        until(lambda: len(self.exits(stage, attempt)) == self.hosts, "\n".join(vm.serial for vm in self.vms), 60)
+        """The exit codes of all workers that it runs on, once they are there."""
+        hosts = assignments.hosts_of(stage, self.hosts)
+        until(lambda: len(self.exits(stage, attempt)) == hosts, "\n".join(vm.serial for vm in self.vms), 60)
         return [end.code for _, end in sorted(self.exits(stage, attempt).items())]
 
 
@@ -98,6 +88,25 @@ def test_an_attempt_runs_in_a_container_on_every_worker_of_the_slice(slice: Call
         ]
     names = one.world.run.store.children("tokenizer/attempts/1")
     assert {"keeper-0.json", "keeper-1.json"} <= set(names)
+
+
+def test_a_stage_that_uses_one_host_runs_on_the_first_alone_with_the_chips_of_that_one(
+    slice: Callable[..., Slice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS")
+    one = slice(hosts=2)
+    stage = "import json, os\njson.dump(dict(os.environ), open('began', 'x'))\n"
+    (one.world.folder / "jobs/agent_eval.py").write_text(stage)
+    one.assign("agent-eval")
+    assert one.ended("agent-eval") == [0]
+    one.assign()
+    assert one.ended() == [0, 0], "both are there for what comes next"
+    began = [[call for call in vm.calls if call.startswith("run --rm --name nanocode-agent")] for vm in one.vms]
+    assert [len(calls) for calls in began] == [1, 0]
+    assert set(one.exits("agent-eval")) == {0}
+    told = json.loads((one.world.folder / "began").read_text())
+    assert (told["TPU_PROCESS_BOUNDS"], told["TPU_CHIPS_PER_PROCESS_BOUNDS"]) == ("1,1,1", "2,2,1")
+    assert told["JAX_PLATFORMS"] == "tpu,cpu" and "JAX_NUM_PROCESSES" not in told
 
 
 def test_what_a_container_says_is_kept_and_its_last_line_is_the_reason(slice: Callable[..., Slice]) -> None:

@@ -19,6 +19,7 @@ from nanocode.run.exits import Exit
 from nanocode.storage.objects import StorageError, open_store
 
 KEY = ("pretrain", 1)
+ONE_HOST = ("agent-eval", 1)
 SLICE = "slice-1"
 USABLE = Slice(SLICE, "a", usable=True)
 TAKEN = Slice(SLICE, "a", trouble=Trouble.PREEMPTED, reason="its machines were taken away")
@@ -29,7 +30,8 @@ class Stand:
 
     def __init__(self, folder: Path, hosts: int = 2) -> None:
         self.run = RunDirectory(open_store(folder / "run"))
-        self.run.claim_number(*KEY, "ab" * 8, "controller here:1 x", SLICE)
+        for key in (KEY, ONE_HOST):
+            self.run.claim_number(*key, "ab" * 8, "controller here:1 x", SLICE)
         self.seconds, self.hosts = 0.0, hosts
         self.shown: dict[str, Slice] | None = {SLICE: USABLE}
         self.backend = SliceVms(self.run, lambda: "image", lambda: self.shown, lambda: self.seconds)
@@ -55,7 +57,7 @@ class Stand:
         """Every host's container runs."""
         self.backend.start(*KEY, SLICE)
         for worker in range(self.hosts):
-            assert self.look(worker) == ["start nanocode-pretrain-1 image pretrain 1"]
+            assert self.look(worker) == [f"start nanocode-pretrain-1 image pretrain 1 {self.hosts}"]
             self.run.store.write(f"pretrain/attempts/1/keeper-{worker}.json", b"{}")
 
     def end(self, worker: int, code: int, said: str = "") -> None:
@@ -120,7 +122,7 @@ def test_an_attempt_waits_until_its_containers_have_begun(stand: Stand) -> None:
 
 def test_a_claim_whose_controller_ended_before_it_assigned_it_is_assigned_by_the_next(stand: Stand) -> None:
     stand.seen()
-    assert stand.look() == ["start nanocode-pretrain-1 image pretrain 1"]
+    assert stand.look() == ["start nanocode-pretrain-1 image pretrain 1 2"]
 
 
 def test_it_is_done_when_all_hosts_are(stand: Stand) -> None:
@@ -131,6 +133,34 @@ def test_it_is_done_when_all_hosts_are(stand: Stand) -> None:
     assert stand.seen() == (Process.EXITED, Exit.DONE, False)
     ended = recorded(stand.run, *KEY, ExitRecord)
     assert ended is not None and ended.code == 0
+
+
+def test_a_stage_that_uses_one_host_is_the_first_vm_s_and_nobody_waits_for_the_others(stand: Stand) -> None:
+    stand.backend.start(*ONE_HOST, SLICE)
+    assert stand.look(1) == []
+    assert stand.backend.observe([ONE_HOST])[ONE_HOST].process is Process.PENDING
+    assert stand.look(0) == ["start nanocode-agent-eval-1 image agent-eval 1 1"]
+    stand.run.store.write("agent-eval/attempts/1/keeper.json", b"{}")
+    assert stand.backend.observe([ONE_HOST])[ONE_HOST].process is Process.RUNNING
+    stand.backend.kill(*ONE_HOST)
+    assert [stand.look(1), stand.look(0)] == [[], ["kill nanocode-agent-eval-1"]]
+    (stand.watchers[0].place.state / "nanocode-agent-eval-1.code").write_text("0")
+    stand.look(0)
+    stand.look(1)
+    assert stand.backend.observe([ONE_HOST])[ONE_HOST].exit_code == Exit.DONE
+    assert stand.run.store.children("agent-eval/attempts/1") == (
+        "EXIT-0.json",
+        "EXIT.json",
+        "claim.json",
+        "keeper.json",
+    )
+
+
+def test_a_vm_that_was_started_again_does_not_run_what_it_ran_alone(stand: Stand) -> None:
+    stand.backend.start(*ONE_HOST, SLICE)
+    stand.run.store.write("agent-eval/attempts/1/keeper.json", b"{}")
+    assert stand.look(0) == []
+    assert stand.backend.observe([ONE_HOST])[ONE_HOST].exit_code == Exit.PREEMPTED
 
 
 def test_a_wrong_setting_on_one_host_is_one_for_all(stand: Stand) -> None:
@@ -225,6 +255,33 @@ def test_it_goes_on_for_as_long_as_a_controller_renews_its_status_whatever_that_
     assert stand.look() == [], "it saves"
     stand.end(0, Exit.PREEMPTED, "saved")
     assert "leave" in stand.said[0]
+
+
+def test_a_vm_that_runs_nothing_lets_the_first_one_save_before_it_deletes_their_slice(stand: Stand) -> None:
+    stand.backend.start(*ONE_HOST, SLICE)
+    stand.look(0)
+    stand.look(1)
+    assert stand.look(1, after=601) == []
+    assert stand.look(0, after=0) == ["stop nanocode-agent-eval-1"]
+    (stand.watchers[0].place.state / "nanocode-agent-eval-1.code").write_text(f"{Exit.PREEMPTED.value}")
+    (stand.watchers[0].place.state / "nanocode-agent-eval-1.said").write_text("saved")
+    assert [stand.look(0), stand.look(1)] == [["leave"], ["leave"]]
+
+
+def test_a_vm_that_has_ended_what_it_runs_lets_the_first_one_save(stand: Stand) -> None:
+    stand.begin()
+    assert stand.look(1, after=601) == ["stop nanocode-pretrain-1"]
+    stand.end(1, Exit.PREEMPTED, "saved")
+    assert "leave" not in stand.said[1]
+    stand.end(0, Exit.PREEMPTED, "saved")
+    assert stand.look(1) == ["leave"]
+
+
+def test_a_vm_that_runs_nothing_does_not_wait_for_ever_for_the_first_one(stand: Stand) -> None:
+    stand.backend.start(*ONE_HOST, SLICE)
+    stand.look(1)
+    assert stand.look(1, after=601) == []
+    assert stand.look(1, after=SECONDS_TO_SAVE + 1) == ["leave"]
 
 
 def test_what_does_not_save_in_time_is_left_behind(stand: Stand) -> None:
