@@ -41,7 +41,7 @@ def test_the_containers_on_the_vms_of_a_slice_train_together(run: Path, vms: lis
         names = place.store.children("pretrain/attempts/1")
         return {worker: end.code for worker, end in assignments.exits(place, ("pretrain", 1), names).items()}
 
-    until(lambda: len(exits()) == 2, "both containers end", 120)
+    until(lambda: len(exits()) == 2, "both containers end", 300)
     assert exits() == {0: Exit.DONE, 1: Exit.DONE}, "\n".join(vm.serial for vm in vms)
     marker = place.done("pretrain")
     assert marker is not None
