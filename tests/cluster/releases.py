@@ -25,7 +25,7 @@ RUN, STAGE, ATTEMPT = "nanocode.dev/run", "nanocode.dev/stage", "nanocode.dev/at
 RUNS = "/apis/nanocode.dev/v1alpha1/namespaces"
 SETTINGS: Mapping[str, Any] = {
     "model": {"layers": 1, "width": 32, "vocab_size": 400},
-    "tokenizer": {"megabytes": 0.1, "rollouts": 100},
+    "tokenizer": {"megabytes": 0.1, "rollouts": 30},
     "corpus": {"tokens": 60_000, "validation_share": 0.2},
     "pretrain": {"batch_tokens": 1536, "steps": 600, "eval_steps": 300, "eval_rows": 4, "checkpoint_minutes": 0.02},
     "synth": {"scenarios": 120, "shard_scenarios": 20},

@@ -18,6 +18,7 @@ TINY = (
     "model.context=64",
     "model.vocab_size=320",
     "tokenizer.megabytes=0.1",
+    "tokenizer.rollouts=20",
     "corpus.tokens=60000",
     "corpus.validation_share=0.2",
     "corpus.workers=1",
