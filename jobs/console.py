@@ -52,11 +52,13 @@ def set_up_logging(keep: Callable[[dict[str, Any]], None] | None = None) -> None
 
 
 def hide_late_writes() -> None:
-    """Say nothing when a write ends after the save that asked for it has failed.
+    """Say nothing when a write ends, or fails as well, after the save that asked for it has failed.
 
-    Orbax closes its event loop on the first failed write, and tensorstore's threads then find it closed, where Python
-    can only print a traceback. The failure itself is raised to whoever waits for the save.
+    Orbax closes its event loop on the first failed write. tensorstore's threads then find it closed, where Python can
+    only print a traceback; and asyncio logs one for every other write that has failed, for nobody asks them any more.
+    The failure itself is raised to whoever waits for the save.
     """
+    logging.getLogger("asyncio").addFilter(_is_news)
     show = sys.unraisablehook
 
     def show_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -65,6 +67,10 @@ def hide_late_writes() -> None:
             show(unraisable)
 
     sys.unraisablehook = show_unless_late
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class Facts(ProgressColumn):

@@ -1,7 +1,9 @@
 """What a job keeps to itself, and what it must not."""
 
 import asyncio
+import gc
 import io
+import logging
 import sys
 import threading
 
@@ -54,6 +56,32 @@ def test_every_other_error_nobody_can_catch_is_shown(shown: list) -> None:
     broken = Broken()
     del broken
     assert [str(error) for error in shown] == ["a bug of ours"]
+
+
+def test_of_writes_that_fail_together_only_the_one_that_is_raised_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(number: int) -> None:
+        raise OSError(f"no space left for array {number}")
+
+    async def save() -> None:
+        writes = [asyncio.gather(write(number)) for number in range(3)]
+        for one in writes:
+            await one
+
+    def told() -> list[str]:
+        caplog.clear()
+        with pytest.raises(OSError, match="array 0"):
+            asyncio.run(save())
+        gc.collect()
+        return [record.getMessage().splitlines()[0] for record in caplog.records]
+
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    assert told() == ["_GatheringFuture exception was never retrieved"] * 2
+    hide_late_writes()
+    assert told() == []
+    logging.getLogger("asyncio").error("a bug of ours")
+    assert [record.getMessage() for record in caplog.records] == ["a bug of ours"]
 
 
 def test_the_end_of_a_phase_is_one_line() -> None:
