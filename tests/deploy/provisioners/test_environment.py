@@ -87,3 +87,10 @@ def test_the_command_finds_it_in_its_environment_unless_the_image_says_otherwise
     )
     bucket = gcs_url.removeprefix("gs://").partition("/")[0]
     assert done.stdout.split() == [by_the_image or f"gs://{bucket}/cache/jax", "1"], done.stderr
+
+
+def test_a_slice_whose_script_is_older_than_the_image_runs_its_command_all_the_same() -> None:
+    entry = [sys.executable, "-m", "deploy.provisioners.vm.entry", "--secrets={}"]
+    asked = [sys.executable, "-c", "import os; print(os.environ.get('JAX_NUM_PROCESSES'))"]
+    done = subprocess.run([*entry, "--", *asked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
