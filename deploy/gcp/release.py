@@ -65,7 +65,8 @@ def values(to: Deployment, release: Release) -> dict[str, Any]:
         found["budgetDollars"] = to.budget_dollars
     if to.dollars_per_slice_hour is not None:
         where = ("pool",) if to.provisioner == "existing" else to.zones
-        found["dollarsPerSliceHour"] = dict.fromkeys(where, to.dollars_per_slice_hour)
+        uses_none = to.accelerator == "none"  # then it runs on nodes that are there for other stages as well
+        found["dollarsPerSliceHour"] = dict.fromkeys(where, 0.0 if uses_none else to.dollars_per_slice_hour)
     if to.soul is not None:
         found["soul"] = read_text(to.soul, "SOUL")
     return found

@@ -416,7 +416,7 @@ class Cloud(Section):
     service_account: str | None = Field(default=None, json_schema_extra=OPERATING)
     """E-mail address of the one that slices run as; None: the project's default, which may do far too much."""
     network: str | None = Field(default=None, json_schema_extra=OPERATING)
-    """VPC network of TPU VMs; None: the project's default."""
+    """VPC network of TPU VMs, in which those of a slice reach each other (port 8482); None: the project's default."""
     subnetwork: str | None = Field(default=None, json_schema_extra=OPERATING)
     """Subnetwork of it, in the region of the zones; None: the network's own."""
     external_ips: bool = Field(default=False, json_schema_extra=OPERATING)

@@ -78,10 +78,11 @@ def test_a_budget_without_a_price_is_refused(cloud: Cloud, tmp_path: Path) -> No
     assert cloud.run("deploy", "d12").returncode == 0
 
 
-def test_the_demo_takes_no_slice_unless_it_is_told(cloud: Cloud) -> None:
+def test_the_demo_takes_no_slice_and_costs_none_unless_it_is_told(cloud: Cloud) -> None:
     cloud.healthy()
+    cloud.env["DOLLARS_PER_SLICE_HOUR"] = "4.32"
     cloud.run("deploy", "demo")
-    assert helm_values(cloud)["accelerator"] == "none"
+    assert (helm_values(cloud)["accelerator"], helm_values(cloud)["dollarsPerSliceHour"]) == ("none", {"pool": 0.0})
     assert not [argv for argv in cloud.asked() if "node-pools" in argv]
 
 
