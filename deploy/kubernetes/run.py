@@ -38,6 +38,7 @@ from nanocode.storage.objects import open_store
 
 GKE, QUEUED, AUTO = "gke", "queued-resource", "auto"
 PROVISIONERS = (EXISTING, GKE, QUEUED, AUTO)
+HELD = "what it reads has changed: set acceptStale to true, or put that back as it was"
 
 
 class KubernetesJournal(RunJournal):
@@ -46,12 +47,16 @@ class KubernetesJournal(RunJournal):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__(run)
         self.training_run: Object = {}
+        self.held: tuple[str, ...] = ()
+        """Stages that may not begin: what they would read has changed, and that is refused."""
         self.waits: Callable[[], dict[str, str]] = dict
         self.last: Written | None = None
 
     def read(self) -> Written:
         written = super().read()
-        self.last = replace(written, intent=trainingrun.wanted(self.training_run, written.intent))
+        stages = tuple(replace(one, held=HELD) if one.name in self.held else one for one in written.stages)
+        intent = trainingrun.wanted(self.training_run, written.intent)
+        self.last = replace(written, intent=intent, stages=stages)
         return self.last
 
     def show(self, decision: Decision, at: float) -> None:
@@ -68,6 +73,13 @@ class KubernetesJournal(RunJournal):
     def slices(self) -> tuple[Slice, ...]:
         """Those that were ever asked for."""
         return tuple(one for one in self.last.slices if not one.permanent) if self.last is not None else ()
+
+    def last_maker(self) -> str | None:
+        """Of the slice that was asked for, or taken of a pool that is there anyway, last."""
+        made = [(one.requested or 0.0, one.maker) for one in self.slices if one.maker]
+        stages = self.last.stages if self.last is not None else ()
+        made += [(one.claimed, EXISTING) for stage in stages for one in stage.attempts if one.slice == POOL]
+        return max(made)[1] if made else None
 
     @property
     def cloud(self) -> Cloud:
@@ -104,6 +116,7 @@ class Run:
         self.spec, self.generation = spec, 0
         self.reference = templates.reference(training_run)
         self.journal = KubernetesJournal(self.directory)
+        self.journal.training_run = training_run
         self.events = Events(cluster, training_run, clock)
         self.backend = KubernetesBackend(
             cluster, self.directory, self.making, self._patience, self._is_proven, clock, self._node_pool
@@ -120,23 +133,27 @@ class Run:
         self.status = Status(self.directory.store.url, clock)
         self.recorded_image: str | None = (training_run.get("status") or {}).get("imageDigest")
         self.namespace = cluster.namespace
-        self.problem, self.fatal = "", False
+        self.problem, self.fatal, self.is_settled = "", False, False
 
     def making(self) -> templates.Making:
+        """With the templates and the image that the chart has installed last, though the rest of their spec be refused:
+        those of before are gone from the cluster, and this controller is of the same version as these."""
+        spec = self.journal.training_run["spec"]
         return templates.Making(
             run=self.reference["name"],
             namespace=self.namespace,
             owner=self.reference,
-            templates=self.spec.templates,
-            image=self.spec.image,
-            pinned=templates.by_digest(self.spec.image, self.image_digest()),
+            templates=spec["templates"],
+            image=spec["image"],
+            pinned=templates.by_digest(spec["image"], self.image_digest()),
         )
 
     def image_digest(self) -> str | None:
-        """The image that the spec names, with the digest it had when a node pulled it first."""
-        if self.recorded_image is not None and self.recorded_image.startswith(f"{self.spec.image}@"):
+        """The image that the TrainingRun names, with the digest it had when a node pulled it first."""
+        image = self.journal.training_run["spec"]["image"]
+        if self.recorded_image is not None and self.recorded_image.startswith(f"{image}@"):
             return self.recorded_image
-        return self.backend.image_digests.get(self.spec.image)
+        return self.backend.image_digests.get(image)
 
     def waits(self) -> dict[str, str]:
         there = {**self.backend.waits, **self._queued.vms.waits}
@@ -146,10 +163,10 @@ class Run:
         return self._clock() >= self.backend.cool_until
 
     def _asked(self) -> str:
-        """Whom new slices are asked of; while `auto` is not decided, who made the last one."""
-        if self.spec.provisioner != AUTO:
+        """Whom new slices are asked of; who made the last one while this controller has seen no spec that can be."""
+        if self.is_settled:
             return self.spec.provisioner
-        return next((one.maker for one in reversed(self.journal.slices) if one.maker), AUTO)
+        return self.journal.last_maker() or self.spec.provisioner
 
     def _made_by(self, maker: str) -> Provisioner:
         if maker == EXISTING:
@@ -162,7 +179,7 @@ class Run:
 
     def _maker(self, one: Slice) -> str:
         """A slice of a controller that did not write it down is whose the spec says, or a node pool."""
-        return one.maker or (self.spec.provisioner if self.spec.provisioner in (GKE, QUEUED) else GKE)
+        return one.maker or (asked if (asked := self._asked()) in (GKE, QUEUED) else GKE)
 
     def _held(self) -> dict[str, str]:
         """Slices that are not gone, and who made each."""
@@ -171,13 +188,13 @@ class Run:
     @property
     def _makers(self) -> set[str]:
         """Whom slices are asked of, and who made those that are left."""
-        return {self.spec.provisioner, *self._held().values()}
+        return {self._asked(), *self._held().values()}
 
     def _is_on_vms(self, slice: str | None) -> bool:
         if slice in (None, POOL):
             return False
         made = {one.name: self._maker(one) for one in self.journal.slices}
-        return made.get(slice or "", self.spec.provisioner) == QUEUED
+        return made.get(slice or "", self._asked()) == QUEUED
 
     def _cloud_with_image(self) -> Cloud:
         """With the image of the TrainingRun where the settings name none for TPU VMs."""
@@ -248,7 +265,7 @@ class Run:
         generation = training_run["metadata"].get("generation", 1)
         if generation == self.generation:
             return
-        self.problem, self.fatal = "", False
+        self.problem, self.fatal, held = "", False, tuple[str, ...]()
         try:
             spec = trainingrun.spec_of(training_run)
             if spec.provisioner not in PROVISIONERS:
@@ -261,11 +278,17 @@ class Run:
             if spec.provisioner == AUTO:
                 chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
                 spec = spec.model_copy(update={"provisioner": chosen})
-            self.spec = spec
+            self.spec, self.is_settled = spec, True
         except ValidationError as error:
             one = error.errors()[0]
             self.problem = f"spec.{'.'.join(map(str, one['loc']))} cannot be: it {requirement(one)}"
         except (ConfigurationError, UsageError, ValueError) as error:
             self.problem = str(error)
+        if self.problem:
+            with suppress(ConfigurationError):  # then nothing at all can be decided, and every round says why
+                held = settled.held(self.directory)
+        if held:
+            self.problem += f"; until then nothing of {', '.join(held)} begins, and what lives of it goes on"
+        self.journal.held = held
         self.fatal = bool(self.problem) and self.directory.latest_config() is None
         self.generation = generation

@@ -58,6 +58,11 @@ def training_run(directory: str, **spec: Any) -> Object:
 
 
 def install(server: ApiServer, directory: str, hosts: int = 1, **spec: Any) -> Object:
+    put_templates(server, TEMPLATES, hosts)
+    return server.put("trainingruns", training_run(directory, **spec))
+
+
+def put_templates(server: ApiServer, name: str, hosts: int = 1) -> Object:
     data = {
         f"{stage}.yaml": template(stage, hosts if STAGES[stage].machine == "accelerator" else 1) for stage in order()
     }
@@ -69,5 +74,4 @@ def install(server: ApiServer, directory: str, hosts: int = 1, **spec: Any) -> O
     pod = {"restartPolicy": "OnFailure", "containers": [container]}
     mirror = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"backoffLimit": 100, "template": {"spec": pod}}}
     data["bridge.yaml"] = yaml.safe_dump(mirror)
-    server.put("configmaps", {"metadata": {"name": TEMPLATES}, "data": data})
-    return server.put("trainingruns", training_run(directory, **spec))
+    return server.put("configmaps", {"metadata": {"name": name}, "data": data})

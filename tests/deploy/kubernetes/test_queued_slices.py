@@ -166,6 +166,19 @@ def test_a_refused_change_leaves_everything_as_it_was(make: MakeRun, monkeypatch
     assert assignments.assignment(run.directory, "slice-2", ("pretrain", 2)) is not None
 
 
+def test_a_controller_that_has_only_seen_a_refused_spec_asks_whoever_made_the_last_slice(make: MakeRun) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(8)
+    run.vm_says()
+    run.change(provisioner="gke", settings={"pretrain.stepz": 1})
+    run.controller = run.another_controller()
+    run.rounds(2)
+    assert run.clouds.preempt(A) is not None
+    run.rounds(12)
+    assert run.called(2) in run.queued and run.gke.pools == {}
+
+
 @pytest.mark.parametrize(("before", "after"), [("queued-resource", "gke"), ("gke", "queued-resource")])
 def test_a_slice_stays_with_who_made_it_when_the_spec_names_another_provisioner(
     make: MakeRun, before: str, after: str

@@ -9,9 +9,7 @@ from deploy.kubernetes.loop import Controller
 from deploy.kubernetes.metrics import Health
 from deploy.kubernetes.trainingrun import timestamp
 from nanocode.run.attempts import End, recorded
-from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
-from nanocode.run.settling import read_settings
 from nanocode.storage.objects import open_store
 from tests.deploy.kubernetes.api_server import ApiServer
 from tests.deploy.kubernetes.objects import condition
@@ -99,10 +97,11 @@ class World:
 
     def publish(self, stage: str, attempt: int = 1) -> None:
         at = datetime.fromtimestamp(self.now, UTC)
-        digest = stage_digests(read_settings(self.directory), self.directory)[stage]
+        claim = self.directory.claimed(stage, attempt)
+        assert claim is not None
         marker = Marker(
             stage=stage,
-            input_digest=digest,
+            input_digest=claim.input_digest,
             attempt=attempt,
             outputs={"html": "x"},
             started=at - timedelta(seconds=9),

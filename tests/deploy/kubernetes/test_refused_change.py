@@ -1,0 +1,141 @@
+"""A change of a TrainingRun that is refused: what goes on, what waits, and what is not begun again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.kubernetes.client import Cluster
+from deploy.kubernetes.templates import TEMPLATES as TEMPLATES_OF
+from nanocode.run.attempts import Ending, Stop, recorded
+from tests.deploy.kubernetes.api_server import ApiServer
+from tests.deploy.kubernetes.objects import ran, running, taken
+from tests.deploy.kubernetes.releases import IMAGE, TEMPLATES, put_templates
+from tests.deploy.kubernetes.world import World
+
+MakeWorld = Callable[..., World]
+OF_THE_SOUL = "synth, sft, preference, agent-eval, report"
+
+
+@pytest.fixture
+def world(server: ApiServer, cluster: Callable[..., Cluster], tmp_path: Path) -> MakeWorld:
+    return lambda **how: World(server, cluster(timeout=(1.0, 1.0)), tmp_path, **how)
+
+
+@pytest.fixture
+def soul(tmp_path: Path) -> Path:
+    """A SOUL of a user's own, as the pods see it."""
+    path = tmp_path / "SOUL.md"
+    path.write_text("1. Be brief.\n")
+    return path
+
+
+def write(one: World, soul: Path, text: str, **spec: object) -> None:
+    """As an upgrade with another SOUL does: its pods have another file, and the controller's pod is another one."""
+    soul.write_text(text)
+    one.change(**spec)
+    one.controller = one.another_controller()
+
+
+def until_pretrain(one: World) -> None:
+    one.rounds()
+    for stage in ("tokenizer", "synth", "corpus"):
+        one.done(stage)
+        one.rounds(2)
+    assert "r-pretrain-1" in one.jobs
+
+
+def until_sft(one: World) -> None:
+    until_pretrain(one)
+    for stage in ("pretrain", "base-eval"):  # there is one slice
+        one.done(stage)
+        one.rounds(2)
+    assert "r-sft-1" in one.jobs
+
+
+def stopped(one: World, stage: str) -> bool:
+    return recorded(one.directory, stage, 1, Stop) is not None
+
+
+def test_another_soul_that_nobody_accepted_retrains_nothing_and_stops_nothing(world: MakeWorld, soul: Path) -> None:
+    one = world(settings={"soul": str(soul)})
+    until_pretrain(one)
+    write(one, soul, "1. Be long.\n", queueName="other")
+    one.rounds(2)
+    said = one.status["message"]
+    assert said.startswith("settings or sources have changed and make synth stale: they run again, what they made is k")
+    assert "set acceptStale to true to go on, or put them back as they were; until then nothing of " in said
+    assert f"nothing of {OF_THE_SOUL} begins, and what lives of it goes on" in said
+    assert "r-synth-2" not in one.jobs and not stopped(one, "pretrain"), "pretrain reads no SOUL"
+    one.done("pretrain")
+    one.rounds(3)
+    assert "r-sft-1" not in one.jobs
+    assert "r-base-eval-1" in one.jobs
+    one.change(acceptStale=True)
+    one.rounds(2)
+    assert "r-synth-2" in one.jobs and f"until then nothing of {OF_THE_SOUL}" not in (one.status["message"] or "")
+    write(one, soul, "1. Be long.\n", acceptStale=False)
+    one.rounds(2)
+    assert recorded(one.directory, "synth", 2, Stop) is None and "stale" not in one.status["message"], "it was accepted"
+    one.done("base-eval")
+    one.done("synth", 2)
+    one.rounds(3)
+    assert "r-sft-1" in one.jobs
+    write(one, soul, "1. Be brief.\n", queueName="")
+    one.rounds(3)
+    assert "r-synth-3" not in one.jobs, "the first one again is another one, too"
+
+
+def test_a_stage_that_began_with_the_soul_of_before_ends_with_it_and_is_not_begun_again(
+    world: MakeWorld, soul: Path
+) -> None:
+    one = world(settings={"soul": str(soul)})
+    until_sft(one)
+    one.node()
+    one.pod("r-sft-1", running())
+    write(one, soul, "1. Be long.\n", queueName="other")
+    one.rounds(2)
+    assert not stopped(one, "sft")
+    one.done("sft")
+    one.rounds(3)
+    assert one.end_of("sft").ending is Ending.DONE  # type: ignore[union-attr]
+    assert not {"r-sft-2", "r-synth-2", "r-preference-1"} & set(one.jobs)
+    write(one, soul, "1. Be brief.\n", queueName="")
+    one.rounds(2)
+    assert "r-preference-1" in one.jobs and "stale" not in (one.status["message"] or ""), "all is as it was"
+
+
+def test_a_setting_that_is_refused_leaves_the_stages_alone_that_nobody_touched(world: MakeWorld, soul: Path) -> None:
+    one = world(settings={"soul": str(soul)})
+    until_pretrain(one)
+    one.change(settings={"synth.scenarios": 7})
+    one.controller = one.another_controller()
+    one.rounds(2)
+    assert "set acceptStale to true" in one.status["message"] and "until then" not in one.status["message"]
+    for stage in ("pretrain", "base-eval"):
+        one.done(stage)
+        one.rounds(2)
+    assert "r-sft-1" in one.jobs and "r-synth-2" not in one.jobs
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["the same controller", "another controller"])
+def test_the_next_attempt_is_made_from_the_templates_and_the_image_that_are_there(
+    world: MakeWorld, server: ApiServer, restarted: bool
+) -> None:
+    one = world()
+    one.rounds(2)
+    del server.objects["configmaps", TEMPLATES]
+    put_templates(server, "r-templates-0000ffff")
+    one.change(templates="r-templates-0000ffff", image="registry:5000/nanocode:2", settings={"pretrain.stepz": 3})
+    if restarted:
+        one.controller = one.another_controller()
+    one.rounds()
+    one.node()
+    one.pod("r-tokenizer-1", ran(137), 0, "node-0", taken())
+    one.ended("r-tokenizer-1", reason="PodFailurePolicy")
+    one.rounds(3)
+    assert "did you mean pretrain.steps?" in one.status["message"]
+    first, second = (server.objects["jobs", f"r-tokenizer-{number}"] for number in (1, 2))
+    assert second["metadata"]["annotations"][TEMPLATES_OF] == "r-templates-0000ffff"
+    images = [job["spec"]["template"]["spec"]["containers"][0]["image"] for job in (first, second)]
+    assert images == [IMAGE, "registry:5000/nanocode:2"]
