@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from deploy.controller.decision import RESTS, Decision, State
+from nanocode.config.refusals import requirement
+from nanocode.run.exits import ConfigurationError
 from nanocode.run.intent import Intent, Want
 
 Object = dict[str, Any]
@@ -66,10 +68,22 @@ class Spec(BaseModel):
     cancel: bool = False
     retry: dict[str, int] = {}
 
+    @field_validator("run_directory")
+    @classmethod
+    def _stays_where_it_is(cls, url: str) -> str:
+        if {".", ".."} & set(url.split("/")):
+            raise ValueError(f"has parts that are . or .. ({url}): uninstall the release, and choose another runPath")
+        return url
+
 
 def spec_of(training_run: Object) -> Spec:
-    """`null` counts as left out."""
-    return Spec.model_validate({key: value for key, value in training_run["spec"].items() if value is not None})
+    """`null` counts as left out; `ConfigurationError` for one that cannot be."""
+    try:
+        return Spec.model_validate({key: value for key, value in training_run["spec"].items() if value is not None})
+    except ValidationError as error:
+        one = error.errors()[0]
+        path = ".".join(map(str, one["loc"]))
+        raise ConfigurationError(f"spec.{path} cannot be: it {requirement(one)}") from error
 
 
 def overrides(spec: Spec) -> list[str]:
@@ -198,14 +212,18 @@ def _phase(training_run: Object, news: News) -> str:
         return "Releasing"
     if news.fatal:
         return "Failed"
-    return PHASES[news.decision.state] if news.decision is not None else "Unreachable"
+    return PHASES[news.decision.state] if news.decision is not None else _without_a_decision(news)
+
+
+def _without_a_decision(news: News) -> str:
+    return "Waiting" if news.reachable == "True" else "Unreachable"
 
 
 def _conditions(news: News, message: str, before: Any, generation: int, now: float) -> list[Object]:
     state = news.decision.state if news.decision is not None else None
     failed = news.fatal or state in (State.FAILED, State.OVER_BUDGET)
     progressing = not failed and state is not None and state not in RESTS
-    reason = "Configuration" if news.fatal else PHASES[state] if state is not None else "Unreachable"
+    reason = "Configuration" if news.fatal else PHASES[state] if state is not None else _without_a_decision(news)
     claims = {"Progressing": progressing, "Succeeded": not news.fatal and state is State.DONE, "Failed": failed}
     values = {**{kind: str(holds) for kind, holds in claims.items()}, "Reachable": news.reachable}
     known = {one["type"]: one for one in before}

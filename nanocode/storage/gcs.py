@@ -48,14 +48,20 @@ class GcsStore:
         if scheme != "gs" or not name:
             raise ValueError(f"{url!r} is no bucket: give gs://bucket or gs://bucket/prefix")
         self._prefix = f"{checked(prefix)}/" if prefix else ""
-        self._bucket = bucket if bucket is not None else open_bucket(name)
+        self._name, self._opened = name, bucket
+
+    @property
+    def _bucket(self) -> "Bucket":
+        if self._opened is None:
+            self._opened = open_bucket(self._name)
+        return self._opened
 
     def __reduce__(self) -> tuple[type["GcsStore"], tuple[str]]:
         return GcsStore, (self.url,)  # another process opens the bucket itself: clients cannot be sent
 
     @property
     def url(self) -> str:
-        return f"gs://{self._bucket.name}/{self._prefix}".rstrip("/")
+        return f"gs://{self._name}/{self._prefix}".rstrip("/")
 
     def child(self, name: str) -> "GcsStore":
         return GcsStore(f"{self.url}/{checked(name)}", self._bucket)
@@ -214,7 +220,9 @@ def open_bucket(name: str) -> "Bucket":
         return Client().bucket(name)
     except (DefaultCredentialsError, OSError) as error:  # OSError: no project set and none to be inferred
         move = "run `gcloud auth application-default login`, or use a local path"
-        raise StorageError(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
+        if "KUBERNETES_SERVICE_HOST" in os.environ:  # a pod has nobody who could log in
+            move = "name a Google service account for this pod at serviceAccounts in the chart's values"
+        raise Refused(f"gs://{name}: no Google Cloud credentials or project found: {move}") from error
 
 
 def bucket_places(url: str) -> tuple[str, ...]:

@@ -217,6 +217,8 @@ def test_slices_are_asked_for_as_the_pods_select_them(provisioner: str, asked: b
         ({"stages": {"rl": {}}}, "'rl'"),
         ({"settings": {"pretrain steps": 5}}, "'pretrain steps'"),
         ({"bucket": "my-bucket"}, "'/bucket'"),
+        ({"runPath": "a/../b"}, "'/runPath'"),
+        ({"runPath": "."}, "'/runPath'"),
         ({"bucket": ""}, "bucket is not set: give --set bucket=gs://NAME"),
         ({"image": {"controllerRepository": "x"}}, "image.repository is not set: give --set"),
         ({"preset": "d13"}, "'/preset'"),
