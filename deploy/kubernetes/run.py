@@ -2,22 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-
-from pydantic import ValidationError
 
 from deploy.controller.actions import Tell
 from deploy.controller.backend import Provisioner, Unreachable
-from deploy.controller.decision import Decision
-from deploy.controller.journal import Written
 from deploy.controller.observed import Slice
 from deploy.controller.reconcile import Reconciler
-from deploy.controller.record import RunJournal
 from deploy.kubernetes import settled, templates, trainingrun
 from deploy.kubernetes.backend import KubernetesBackend
 from deploy.kubernetes.client import Cluster, Object
 from deploy.kubernetes.events import Events
+from deploy.kubernetes.journal import KubernetesJournal
 from deploy.kubernetes.node_pools import NodePoolView
 from deploy.kubernetes.provisioner import EXISTING, ByMaker, ExistingPool
 from deploy.kubernetes.queued_slices import QueuedSlices
@@ -28,9 +23,7 @@ from deploy.provisioners.gke import NodePools
 from deploy.provisioners.here_and_there import HereAndThere
 from deploy.provisioners.labels import run_label
 from deploy.provisioners.regions import refuse_elsewhere
-from nanocode.config.refusals import requirement
 from nanocode.config.settings import Cloud, Settings, load
-from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
 from nanocode.run.status import Status
@@ -38,67 +31,6 @@ from nanocode.storage.objects import open_store
 
 GKE, QUEUED, AUTO = "gke", "queued-resource", "auto"
 PROVISIONERS = (EXISTING, GKE, QUEUED, AUTO)
-HELD = "what it reads has changed: set acceptStale to true, or put that back as it was"
-
-
-class KubernetesJournal(RunJournal):
-    """The run's journal, with the TrainingRun's wishes over the intent, and what is waited for in the status."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        super().__init__(run)
-        self.training_run: Object = {}
-        self.held: tuple[str, ...] = ()
-        """Stages that may not begin: what they would read has changed, and that is refused."""
-        self.waits: Callable[[], dict[str, str]] = dict
-        self.last: Written | None = None
-
-    def read(self) -> Written:
-        written = super().read()
-        stages = tuple(replace(one, held=HELD) if one.name in self.held else one for one in written.stages)
-        intent = trainingrun.wanted(self.training_run, written.intent)
-        self.last = replace(written, intent=intent, stages=stages)
-        return self.last
-
-    def show(self, decision: Decision, at: float) -> None:
-        stages = {
-            name: replace(one, reason=self.waits().get(name, one.reason)) for name, one in decision.stages.items()
-        }
-        super().show(replace(decision, stages=stages), at)
-
-    @property
-    def policy(self) -> Policy:
-        return self.last.policy if self.last is not None else Policy()
-
-    @property
-    def slices(self) -> tuple[Slice, ...]:
-        """Those that were ever asked for."""
-        return tuple(one for one in self.last.slices if not one.permanent) if self.last is not None else ()
-
-    def last_maker(self) -> str | None:
-        """Of the slice that was asked for, or taken of a pool that is there anyway, last."""
-        made = [(one.requested or 0.0, one.maker) for one in self.slices if one.maker]
-        stages = self.last.stages if self.last is not None else ()
-        made += [(one.claimed, EXISTING) for stage in stages for one in stage.attempts if one.slice == POOL]
-        return max(made)[1] if made else None
-
-    @property
-    def cloud(self) -> Cloud:
-        return self.settings.cloud if self.settings is not None else Cloud()
-
-    def price_of_a_pool(self) -> float | None:
-        """Of a slice that is there anyway, per hour; None where nobody has said it."""
-        return self.policy.dollars_per_slice_hour.get(POOL)
-
-    def webhook(self) -> str | None:
-        return self.policy.webhook
-
-    def has_run(self, stage: str) -> bool:
-        """Whether a stage on the same kind of machine has ever done a step."""
-        stages = self.last.stages if self.last is not None else ()
-        machine = next((one.machine for one in stages if one.name == stage), None)
-        return any(
-            attempt.first_step is not None for one in stages if one.machine == machine for attempt in one.attempts
-        )
 
 
 class Run:
@@ -162,6 +94,18 @@ class Run:
     def _nodes_are_cool(self) -> bool:
         return self._clock() >= self.backend.cool_until
 
+    def _settings(self) -> Settings | None:
+        """Of the run; as its spec asks while they could not be read yet."""
+        if self.journal.settings is not None:
+            return self.journal.settings
+        with suppress(ConfigurationError, UsageError, ValueError):
+            return load(self.spec.preset, trainingrun.overrides(self.spec), environment={})
+        return None
+
+    def _cloud(self) -> Cloud:
+        settings = self._settings()
+        return settings.cloud if settings is not None else Cloud()
+
     def _asked(self) -> str:
         """Whom new slices are asked of; who made the last one while this controller has seen no spec that can be."""
         if self.is_settled:
@@ -198,21 +142,21 @@ class Run:
 
     def _cloud_with_image(self) -> Cloud:
         """With the image of the TrainingRun where the settings name none for TPU VMs."""
-        cloud = self.journal.cloud
+        cloud = self._cloud()
         return cloud if cloud.image is not None else cloud.model_copy(update={"image": self.making().pinned})
 
     def _node_pools(self) -> NodePools:
         if self._pools is None:
-            cloud, run = self.journal.cloud, self.reference["name"]
+            cloud, run = self._cloud(), self.reference["name"]
             container = gke_client.connect(cloud)
-            view = NodePoolView(self._cluster, run, lambda: self.journal.cloud.machine_type, self._clock)
+            view = NodePoolView(self._cluster, run, lambda: self._cloud().machine_type, self._clock)
             owner, label = cloud.owner or self.namespace, run_label(self.directory.store.url)
             self._pools = NodePools(
                 container,
                 label,
                 owner,
                 view,
-                lambda: self.journal.cloud,
+                self._cloud,
                 self._clock,
                 self._nodes_are_cool,
                 lambda: self.journal.slices,
@@ -226,16 +170,37 @@ class Run:
         """Whether its kind of node will come: an autoscaler brings those of a pool that was made for it."""
         return GKE in self._makers or self.journal.has_run(stage)
 
-    def end_everything(self) -> bool:
-        """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left."""
-        jobs_are_gone = self.backend.end_everything()
-        slices_are_gone = True
-        if QUEUED in self._makers:
-            zones = {*self.spec.zones, *(one.zone for one in self.journal.slices)}
-            slices_are_gone = self._queued.provisioner().release_all(sorted(zones))
-        if GKE in self._makers:
-            slices_are_gone = self._node_pools().release_all() and slices_are_gone
-        return slices_are_gone and jobs_are_gone
+    def end_everything(self, patient: bool) -> bool:
+        """Have Jobs and slices of the run go, whatever is written about them; whether nothing is left.
+
+        Whoever may have made a slice is asked, which is everybody while that cannot be read. `Unreachable` without an
+        answer of one who has, and `patient` or not; any other is let be once we are not, and an event says so.
+        """
+        is_over = self.backend.end_everything()
+        silent = {}
+        for maker in sorted(self._possible_makers() & {GKE, QUEUED}):
+            try:
+                is_over = self._release_all(maker) and is_over
+            except Unreachable as error:
+                silent[maker] = str(error)
+        waited_for = [why for maker, why in silent.items() if patient or maker in self._held().values()]
+        if waited_for:
+            raise Unreachable("; ".join(waited_for))
+        for maker, why in silent.items() if is_over else ():
+            look = f"`nanocode slices {self.directory.store.url}` shows what is left"
+            self.events.publish("NotAsked", f"provisioner {maker} was not asked for slices: {why}; {look}", "Warning")
+        return is_over
+
+    def _possible_makers(self) -> set[str]:
+        is_known = self.fatal or (self.journal.last is not None and self._asked() != AUTO)
+        return self._makers if is_known else {*self._makers, GKE, QUEUED}
+
+    def _release_all(self, maker: str) -> bool:
+        if maker == GKE:
+            return self._node_pools().release_all()
+        settings = self._settings()
+        zones = settings.controller.zones if settings is not None else self.spec.zones
+        return self._queued.provisioner().release_all(sorted({*zones, *(one.zone for one in self.journal.slices)}))
 
     def _patience(self) -> Patience:
         policy = self.journal.policy
@@ -243,11 +208,8 @@ class Run:
 
     def mistake_seconds(self) -> float:
         """How long a mistake is waited for: while nothing could be read of the run yet, as its spec asks."""
-        policy = self.journal.policy
-        if self.journal.last is None:
-            with suppress(ConfigurationError, UsageError, ValueError):
-                policy = load(self.spec.preset, trainingrun.overrides(self.spec), environment={}).controller
-        return policy.mistake_minutes * 60
+        settings = self._settings()
+        return (settings.controller if settings is not None else self.journal.policy).mistake_minutes * 60
 
     def _refuse_elsewhere(self, spec: Spec, settings: Settings) -> None:
         if spec.provisioner == EXISTING:
@@ -279,9 +241,6 @@ class Run:
                 chosen = self._queued.chosen(settings.controller.zones, settings.cloud)
                 spec = spec.model_copy(update={"provisioner": chosen})
             self.spec, self.is_settled = spec, True
-        except ValidationError as error:
-            one = error.errors()[0]
-            self.problem = f"spec.{'.'.join(map(str, one['loc']))} cannot be: it {requirement(one)}"
         except (ConfigurationError, UsageError, ValueError) as error:
             self.problem = str(error)
         if self.problem:

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from deploy.controller.backend import Unreachable
 from deploy.kubernetes.client import Cluster
+from deploy.provisioners import gke_client
+from deploy.provisioners.gke_client import Container
+from nanocode.config.settings import Cloud
 from nanocode.storage.gcs import GcsStore
 from nanocode.storage.objects import StorageError
 from tests import gcs
@@ -119,6 +123,73 @@ def test_a_permission_that_is_taken_away_later_is_said_too(world: MakeWorld, doo
     one.rounds()
     assert one.status["phase"] == "Starting"
     assert len(one.directory.attempts("tokenizer")) == 1
+
+
+def without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod whose service account is no Google service account."""
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+
+    def nowhere(cloud: Cloud) -> Container:
+        raise Unreachable("no cluster to make node pools in")
+
+    monkeypatch.setattr(gke_client, "connect", nowhere)
+
+
+def test_a_pod_without_credentials_is_told_what_a_pod_can_have_and_fails_the_run_after_a_while(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world()
+    with monkeypatch.context() as patch:
+        without_credentials(patch)
+        one.rounds()
+        said = one.status["message"]
+        assert said.startswith(
+            f"gs://{gcs.BUCKET}: no Google Cloud credentials or project found: name a Google service "
+        )
+        assert "gcloud auth" not in said
+        assert (one.status["phase"], reachable(one)) == ("Unreachable", "False")
+        one.rounds(3, seconds=50)
+        assert (one.status["phase"], one.status["message"]) == ("Failed", said)
+    one.rounds()
+    assert one.status["phase"] == "Starting"
+
+
+def test_a_deleted_run_whose_bucket_was_never_opened_is_let_go_and_leaves_no_jobs(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world()
+    one.rounds()
+    assert one.jobs
+    without_credentials(monkeypatch)
+    one.controller = one.another_controller()
+    one.cluster.delete("trainingruns", "r")
+    one.rounds(3, seconds=50)
+    assert one.jobs, "it may answer yet"
+    one.rounds(2, seconds=50)
+    assert (one.jobs, one.server.names("trainingruns")) == ([], ["r"])
+    one.rounds(3, seconds=50)
+    assert one.server.names("trainingruns") == []
+    assert [said.partition(":")[0] for said in one.events("NotAsked")] == [
+        "provisioner gke was not asked for slices",
+        "provisioner queued-resource was not asked for slices",
+    ]
+
+
+def test_a_directory_with_dots_in_it_fails_the_run_at_once_and_keeps_nobody_from_deleting_it(world: MakeWorld) -> None:
+    one = world()
+    one.run["spec"]["runDirectory"] = f"gs://{gcs.BUCKET}/a/../b"
+    one.rounds()
+    said = (
+        f"spec.runDirectory cannot be: it has parts that are . or .. (gs://{gcs.BUCKET}/a/../b): uninstall the release"
+    )
+    assert (one.status["phase"], one.status["message"]) == ("Failed", f"{said}, and choose another runPath")
+    assert (failed(one)["reason"], reachable(one)) == ("Configuration", "True")
+    one.cluster.delete("trainingruns", "r")
+    one.rounds(3, seconds=50)
+    one.rounds(seconds=50)
+    assert one.server.names("trainingruns") == []
 
 
 def test_an_outage_never_fails_a_run_not_even_one_that_was_refused_before(

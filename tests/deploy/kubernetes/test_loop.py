@@ -325,6 +325,27 @@ def test_a_bucket_that_refuses_is_said_and_asked_again(world: MakeWorld, tmp_pat
     assert one.status["phase"] == "Starting"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("preset: [", "config/2.yaml"), ("preset: demo\nnewer: 1\n", "newer")],
+    ids=["no YAML", "a key of another version"],
+)
+def test_a_configuration_that_cannot_be_read_fails_the_run_in_its_own_words(
+    world: MakeWorld, text: str, said: str
+) -> None:
+    one = world()
+    one.rounds()
+    one.directory.store.write("config/2.yaml", text.encode())
+    one.rounds()
+    assert one.status["phase"] == "Failed" and said in one.status["message"]
+    assert "gives no answer" not in one.status["message"] and one.events("Unreachable") == []
+    conditions = {each["type"]: each["status"] for each in one.status["conditions"]}
+    assert (conditions["Failed"], conditions["Reachable"]) == ("True", "True")
+    one.directory.store.write("config/3.yaml", one.directory.store.read("config/1.yaml"))
+    one.rounds()
+    assert one.status["phase"] == "Starting"
+
+
 def test_a_status_is_written_at_most_every_ten_seconds_and_not_over_a_newer_version(world: MakeWorld) -> None:
     one = world()
     one.rounds(20, seconds=2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from deploy.controller.backend import Unreachable
 from deploy.kubernetes import queued_slices
 from deploy.kubernetes import run as run_module
 from deploy.kubernetes.client import Cluster
@@ -15,11 +16,12 @@ from deploy.local import keeper
 from deploy.provisioners import auto, regions
 from deploy.provisioners.gke_client import Container
 from deploy.provisioners.labels import name_of, run_label
-from deploy.provisioners.queued import Connection
+from deploy.provisioners.queued import Connection, QueuedResources
 from deploy.provisioners.vm import assignments
 from deploy.provisioners.vm.assignments import WorkerNote
 from nanocode.run.attempts import Ending, ExitRecord
 from nanocode.run.exits import Exit
+from nanocode.storage.objects import LocalStore, StorageError
 from tests.clouds.gke import FakeGke
 from tests.clouds.tpu import InProcess, TpuService
 from tests.clouds.world import World as Clouds
@@ -149,6 +151,92 @@ def test_auto_without_any_quota_is_a_sentence_and_nothing_is_asked_for(
     assert run.queued == {} and run.gke.pools == {}
     assert "r-pretrain-1" not in run.jobs, "nor does it go to nodes that happen to be there"
     assert any("v6e-8 needs 8" in said for said in run.events("Refused"))
+
+
+def test_quotas_that_cannot_be_read_are_no_outage_of_the_bucket(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*asked: object) -> auto.Quotas:
+        raise Unreachable("the quotas cannot be read: HTTP 503")
+
+    monkeypatch.setattr(auto, "read", unavailable)
+    run = make(provisioner="auto", settings={"controller.mistake_minutes": 0.5})
+    run.rounds(6)
+    assert (run.status["phase"], run.status["message"]) == ("Waiting", "the quotas cannot be read: HTTP 503")
+    conditions = {one["type"]: one["status"] for one in run.status["conditions"]}
+    assert (conditions["Reachable"], conditions["Failed"]) == ("True", "False")
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: auto.Quotas(tpu=64, compute=0))
+    run.until_pretrain()
+    assert list(run.queued) == [run.called(1)]
+
+
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run directory gives no answer any more."""
+
+    def silent(self: LocalStore, folder: str = "") -> tuple[str, ...]:
+        raise StorageError("timed out")
+
+    monkeypatch.setattr(LocalStore, "children", silent)
+
+
+@pytest.mark.parametrize("quotas", [auto.Quotas(tpu=64, compute=0), auto.Quotas(tpu=0, compute=64)], ids=["tpu", "gke"])
+def test_a_controller_that_never_read_who_made_the_slices_asks_everybody_for_what_is_left(
+    make: MakeRun, monkeypatch: pytest.MonkeyPatch, quotas: auto.Quotas
+) -> None:
+    monkeypatch.setattr(auto, "read", lambda project, zones, cloud, fetch: quotas)
+    run = make(provisioner="auto", settings={"cloud.cluster": "c"})
+    run.until_pretrain()
+    run.rounds(6)
+    assert [*run.queued, *run.gke.pools] == [run.called(1)]
+    silence(monkeypatch)
+    run.controller = run.another_controller()
+    run.cluster.delete("trainingruns", "r")
+    run.rounds(10)
+    assert run.status["phase"] == "Releasing" and [*run.queued, *run.gke.pools] == [run.called(1)], "it may answer yet"
+    run.rounds(20)
+    assert (run.queued, run.gke.pools, run.jobs) == ({}, {}, [])
+    assert ("trainingruns", "r") not in run.server.objects and run.events("NotAsked") == []
+
+
+def test_a_run_that_never_began_is_let_go_at_once_and_nobody_is_asked(
+    make: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(cloud: object) -> Container:
+        raise Unreachable("no cluster to make node pools in")
+
+    run = make(provisioner="auto", settings={"pretrain.stepz": 1})
+    monkeypatch.setattr(run_module.gke_client, "connect", nowhere)
+    run.rounds(2)
+    assert run.status["phase"] == "Failed"
+    run.cluster.delete("trainingruns", "r")
+    run.rounds()
+    assert ("trainingruns", "r") not in run.server.objects and run.events("NotAsked") == []
+
+
+@pytest.mark.parametrize("read_before", [True, False], ids=["known to have made one", "only guessed"])
+def test_who_gives_no_answer_is_let_be_after_a_while_unless_it_has_made_a_slice(
+    make: MakeRun, monkeypatch: pytest.MonkeyPatch, read_before: bool
+) -> None:
+    run = make(provisioner="queued-resource")
+    run.until_pretrain()
+    run.rounds(6)
+    silence(monkeypatch)
+    if not read_before:
+        run.controller = run.another_controller()
+    nobody = "there are no credentials of Google Cloud"
+
+    def refuse(self: QueuedResources, zones: object) -> bool:
+        raise Unreachable(nobody)
+
+    monkeypatch.setattr(QueuedResources, "release_all", refuse)
+    run.cluster.delete("trainingruns", "r")
+    run.rounds(14)
+    assert run.jobs == [] and nobody in run.status["message"]
+    run.rounds(40)
+    assert (("trainingruns", "r") in run.server.objects) is read_before
+    if read_before:
+        assert run.events("NotAsked") == []
+    else:
+        (said,) = run.events("NotAsked")
+        assert said.startswith(f"provisioner queued-resource was not asked for slices: {nobody}; `nanocode slices ")
 
 
 def test_a_refused_change_leaves_everything_as_it_was(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
