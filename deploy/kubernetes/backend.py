@@ -102,6 +102,7 @@ class KubernetesBackend:
             return found
         if any(not pods.finished(pod) and not pods.node_trouble(pod, self._nodes, now) for pod in mine):
             return Seen(Process.RUNNING, reason="its Job is deleted, and its pods end")
+        self._record(key, endings.exit_record_without_a_job(mine, now))
         if key in self._refused:
             return Seen(Process.EXITED, Exit.CONFIGURATION, since=now, reason=self._refused[key])
         if key in self._met or mine:
@@ -109,7 +110,8 @@ class KubernetesBackend:
         return self._without_a_job(key, now)
 
     def _record(self, key: Key, ended: ExitRecord | None) -> None:
-        """`EXIT.json`, as every attempt has one: soon nobody knows any more when its pods ended."""
+        """`EXIT.json`: soon nobody knows any more when its pods ended. An attempt that was told to leave has none where
+        its pods went, with their Job, between two looks: then `END.json` is all there is."""
         if ended is not None:
             try:
                 record(self._run, *key, ended)

@@ -55,6 +55,16 @@ def exit_record(found: Seen, mine: Sequence[Object], now: float) -> ExitRecord |
     return ExitRecord(code=code, at=min(max([found.since, *ends]), now), reason=found.reason)
 
 
+def exit_record_without_a_job(mine: Sequence[Object], now: float) -> ExitRecord | None:
+    """The same of an attempt whose Job is deleted, from the last of its pods to end; None where one has not ended, or
+    none is there any more: then nobody has seen how they did."""
+    ends = [end for pod in mine if (end := pods.ended(pod)) is not None]
+    if not ends or len(ends) < len(mine):
+        return None
+    last = max(ends, key=lambda end: end.at)
+    return ExitRecord(code=last.code, at=min(last.at, now), reason=last.said)
+
+
 def _broken(mine: Sequence[Object], nodes: Nodes, now: float) -> bool:
     return any(
         pods.phase(pod) == "Failed" or (not pods.finished(pod) and pods.node_trouble(pod, nodes, now)) for pod in mine

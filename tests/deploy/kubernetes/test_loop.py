@@ -216,6 +216,13 @@ def test_suspending_ends_the_pods_and_resuming_goes_on(world: MakeWorld) -> None
     pod["metadata"]["deletionTimestamp"] = timestamp(one.now)
     one.rounds()
     assert one.end_of("tokenizer") is None, "its pod still saves"
+    assert recorded(one.directory, "tokenizer", 1, ExitRecord) is None
+    left = timestamp(one.now)
+    saved = {"exitCode": 75, "finishedAt": left, "message": "saved at step 7"}
+    pod["status"] |= {"phase": "Failed", "containerStatuses": [{"name": "stage", "state": {"terminated": saved}}]}
+    one.rounds()
+    ended = recorded(one.directory, "tokenizer", 1, ExitRecord)
+    assert ended is not None and (ended.code, timestamp(ended.at), ended.reason) == (75, left, "saved at step 7")
     del one.server.objects["pods", pod["metadata"]["name"]]
     one.rounds(2)
     assert one.end_of("tokenizer").ending is Ending.STOPPED  # type: ignore[union-attr]
