@@ -105,6 +105,22 @@ def test_a_stage_that_began_with_the_soul_of_before_ends_with_it_and_is_not_begu
     assert "r-preference-1" in one.jobs and "stale" not in (one.status["message"] or ""), "all is as it was"
 
 
+def test_a_soul_that_is_gone_begins_nothing_before_somebody_accepts_that(world: MakeWorld, soul: Path) -> None:
+    one = world(settings={"soul": str(soul)})
+    until_pretrain(one)
+    soul.unlink()
+    one.change(settings={"soul": None})
+    one.controller = one.another_controller()
+    one.rounds(2)
+    assert one.status["phase"] == "Failed"
+    assert one.status["message"].startswith("settings or sources have changed and make synth stale")
+    assert f"cannot read soul {soul} (no such file or directory)" in one.status["message"]
+    assert "r-synth-2" not in one.jobs and not stopped(one, "pretrain")
+    one.change(acceptStale=True)
+    one.rounds(2)
+    assert "r-synth-2" in one.jobs and one.status["phase"] == "Starting"
+
+
 def test_a_setting_that_is_refused_leaves_the_stages_alone_that_nobody_touched(world: MakeWorld, soul: Path) -> None:
     one = world(settings={"soul": str(soul)})
     until_pretrain(one)
