@@ -12,7 +12,6 @@ from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.graph import Stage
 from nanocode.run.intent import latest_intent
-from nanocode.synth.plan import plan
 
 
 def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> str:
@@ -37,6 +36,8 @@ def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> s
         lines.append(f"  {stage.name:<12} {what}")
     lines += filter(None, [limit(settings)])
     if "synth" in names - done:
+        from nanocode.synth.plan import plan  # late: a run needs no numpy, its stages do
+
         lines.append(plan(settings))
     return "\n".join(lines)
 
