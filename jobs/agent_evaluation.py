@@ -38,7 +38,7 @@ TRANSCRIPTS = 2
 
 def evaluate(task: Task) -> Outcome:
     settings, tokenizer = task.settings, read_tokenizer(task)
-    soul = read_soul(settings.soul)
+    soul = read_soul(settings.soul, settings.soul_text)
     setup = make_setup(settings)
     engine: Engine | None = None
     plan = [(stage, suite) for stage, suites in SUITES_OF.items() for suite in suites]

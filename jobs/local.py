@@ -98,7 +98,7 @@ def _possible(
 ) -> tuple[Settings, Settings | None]:
     """The settings that are asked for, and those of before; refused before anybody is asked or anything is written."""
     settings, before = settling.proposed(directory, preset, overrides, config)
-    read_soul(settings.soul)
+    read_soul(settings.soul, settings.soul_text)
     if settings.provisioner != "local":
         from deploy.provisioners.laptop import refuse_impossible  # late: cloud clients take a second to import
 

@@ -7,6 +7,7 @@ from deploy.local.backend import ZONE
 from nanocode.config import prices
 from nanocode.config.settings import Settings
 from nanocode.report.words import quantity
+from nanocode.run import settling
 from nanocode.run.digests import digests_beside
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
@@ -23,6 +24,8 @@ def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> s
     made = {name: marker.input_digest for name in digests if (marker := run.marker(name)) is not None}
     done = {name for name, digest in made.items() if digest == digests[name]}
     names = {stage.name for stage in stages}
+    # What reads what is there is made again once any of that is.
+    done -= {stage.name for stage in stages if stage.reads_what_is_there and (names & set(stage.reads)) - done}
     for stage in stages:
         missing = [] if stage.reads_what_is_there or stage.name in done else set(stage.reads) - done - names
         for name in sorted(missing):
@@ -35,6 +38,8 @@ def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> s
         what = "is done" if stage.name in done else _work(run, settings, stage, digests[stage.name], stage.name in made)
         lines.append(f"  {stage.name:<12} {what}")
     lines += filter(None, [limit(settings)])
+    if run.latest_config() is not None and (stale := settling.to_accept(run, settings)):
+        lines.append(f"it asks first whether {', '.join(stale)} shall run again; --yes agrees")
     if "synth" in names - done:
         from nanocode.synth.plan import plan  # late: a run needs no numpy, its stages do
 

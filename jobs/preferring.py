@@ -119,7 +119,7 @@ def train(task: Task) -> Outcome | None:
 def collect_pairs(task: Task, setup: Setup, weights: PyTree, tokenizer: Tokenizer) -> tuple[list[Pair], Counter[str]]:
     """The pairs of synthesis that fit, and on-policy ones; those are published as they come, for a restart."""
     stage, context = task.settings.preference, task.settings.model.context
-    soul = read_soul(task.settings.soul)
+    soul = read_soul(task.settings.soul, task.settings.soul_text)
     counts: Counter[str] = Counter()
     found: list[Pair] = []
     name = task.upstream("synth").outputs["rollouts"]

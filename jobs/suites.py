@@ -38,7 +38,7 @@ def evaluate(location: str, name: str, stage: str | None, instances: int, as_jso
         raise ConfigurationError("nothing can hold commands on this machine: install bubblewrap, or add --unsafe-bash")
     model = load_agent(location, stage, slots=min(SLOTS, len(tasks)))
     policy = EnginePolicy(model.engine, model.tokenizer)
-    soul = read_soul(model.settings.soul)
+    soul = read_soul(model.settings.soul, model.settings.soul_text)
     results: list[TaskResult] = []
     set_up_logging()
     with nullcontext() if as_json else Display("eval") as display:

@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 
 def work(task: Task) -> Outcome | None:
     settings, synth, began = task.settings, task.settings.synth, time.monotonic()
-    soul = read_soul(settings.soul)
+    soul = read_soul(settings.soul, settings.soul_text)
     paid = task.run.store.child(f"{task.stage}/{teacher_shards.paid_folder(synth, soul, settings.seed)}")
     expert = list(rollouts.shards(synth.scenarios, synth.shard_scenarios))
     sets = public_shards.quotas(synth)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -54,15 +55,15 @@ def follow(to: Deployment, name: str, stage: str) -> int:
         for state, pods, over in _looks(to, name, stage, directory, logs.show):
             live = {pod.attempt for pod in pods if pod.phase == "Running"}
             followed |= live
-            for attempt in sorted((live | over) - shown):
-                print(f"--- {stage}, attempt {attempt}", flush=True)
-                for line in kept(directory.store, stage, attempt) if attempt not in live else ():
-                    print(line, flush=True)
-                shown.add(attempt)
+            with suppress(StorageError):  # the next look tries again
+                for attempt in sorted((live | over) - shown):
+                    lines = [] if attempt in live else list(kept(directory.store, stage, attempt))
+                    print(f"--- {stage}, attempt {attempt}", *lines, sep="\n", flush=True)
+                    shown.add(attempt)
             for pod in pods:
                 if pod.attempt in followed and pod.phase != "Pending":
                     logs.follow(pod.name, ended=pod.phase in ("Succeeded", "Failed"))
-            if state in RESTS and not live and not logs.at_work:
+            if state in RESTS and over <= shown and not live and not logs.at_work:
                 print(f"--- {stage} is {state}", file=sys.stderr)
                 break
     return 0

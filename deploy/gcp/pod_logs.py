@@ -5,11 +5,14 @@ import re
 import subprocess
 import threading
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
 MOST_LINES_AHEAD = 1000
 """Read and not shown yet; who reads more waits."""
+TRIES = 3
+"""At the log of a pod that has ended."""
 TIMED = re.compile(r"\d{4}-\d\d-\d\dT\S+ ")
 """The kubelet puts the time in front of a line, to the nanosecond; what it says itself has none."""
 
@@ -23,7 +26,8 @@ class PodLogs:
         self._readers = dict[str, tuple[threading.Thread, subprocess.Popen[str]]]()
         self._last = dict[str, str]()
         """Pod -> the time of its last line."""
-        self._complete = set[str]()
+        self._tries = Counter[str]()
+        """Pod that has ended -> how often its log was asked for; `TRIES` where it was had."""
 
     def __enter__(self) -> Self:
         return self
@@ -35,16 +39,15 @@ class PodLogs:
             process.terminate()
 
     def follow(self, pod: str, ended: bool) -> None:
-        """See to it that the pod's log is read; one that has ended is read to its end once."""
-        if pod in self._complete or self._is_read(pod):
+        """See to it that the pod's log is read; one that has ended is read to its end."""
+        if self._tries[pod] >= TRIES or self._is_read(pod):
             return
-        if ended:
-            self._complete.add(pod)
+        self._tries[pod] += ended
         last = self._last.get(pod, "")
         since = (f"--since-time={last}",) if last else ()
         argv = (*self._kubectl, "logs", pod, "--follow", "--timestamps", *since)
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
-        thread = threading.Thread(target=self._read, args=(pod, process, last), daemon=True)
+        thread = threading.Thread(target=self._read, args=(pod, process, last, ended), daemon=True)
         self._readers[pod] = thread, process
         thread.start()
 
@@ -65,7 +68,7 @@ class PodLogs:
     def _is_read(self, pod: str) -> bool:
         return pod in self._readers and self._readers[pod][0].is_alive()
 
-    def _read(self, pod: str, process: subprocess.Popen[str], last: str) -> None:
+    def _read(self, pod: str, process: subprocess.Popen[str], last: str, ended: bool) -> None:
         with process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -76,3 +79,5 @@ class PodLogs:
                 if at:
                     self._last[pod] = at
                 self._lines.put(f"[{pod}] {text}")
+        if ended and process.returncode == 0:
+            self._tries[pod] = TRIES

@@ -9,7 +9,7 @@ from nanocode.run import settling
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
-from nanocode.run.graph import STAGES, order, select
+from nanocode.run.graph import order, select
 from nanocode.run.intent import change_intent, forgive, latest_intent
 
 DECLARED = "# From a TrainingRun: what its spec does not say any more goes back to the preset.\n"
@@ -29,34 +29,15 @@ def settle(run: RunDirectory, spec: Spec, refuse: Callable[[Settings], None] = l
     settings = load(spec.preset, overrides(spec), environment={}, base=base)
     if before is not None:
         settling.refuse_another(run, settings, before)
-    settings = _pinned(settings, before, spec.image)
+    settings = settling.with_soul(_pinned(settings, before, spec.image), before)
     refuse(settings)
     stage_digests(settings, run)  # a file that is not there is refused before anything is written
 
     def accept(line: str) -> None:
-        was_accepted = settings == before and not held(run)
-        if not spec.accept_stale and not was_accepted:
+        if not spec.accept_stale:
             raise UsageError(f"{line}; set acceptStale to true to go on, or put them back as they were")
 
     return settling.settle(run, settings, before, accept, heading=DECLARED if base is None else "")
-
-
-def held(run: RunDirectory) -> tuple[str, ...]:
-    """The stages that would run again under the configuration that counts, for what they read has changed meanwhile
-    (another SOUL, another image's files), and those that read them; none once one was begun so: that was accepted.
-    """
-    settings = settling.latest_settings(run)
-    if settings is None:
-        return ()
-    stale, digests = settling.stale_stages(run, settings), stage_digests(settings, run)
-    last = {name: claims[-1].input_digest for name in stale if (claims := run.attempts(name))}
-    if any(last.get(name) == digests[name] for name in stale):
-        return ()
-    found = set(stale)
-    for name in order():
-        if found.intersection(STAGES[name].reads):
-            found.add(name)
-    return tuple(name for name in order() if name in found)
 
 
 def wish(run: RunDirectory, spec: Spec) -> None:

@@ -9,13 +9,11 @@ A principle that ends in `[check: NAME]` can be checked by a program: the check 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 
 from nanocode.agent.conversation import Conversation, Result, Step, User
 from nanocode.agent.tools import REJECTED
-from nanocode.config.refusals import cause
+from nanocode.config.soul import soul_text
 from nanocode.run.exits import ConfigurationError
 
 PRINCIPLE = re.compile(r"^(\d+)\.\s+(.*?)(?:\s*\[check:\s*([\w-]+)\s*\])?\s*$")
@@ -82,14 +80,13 @@ def parse_soul(text: str, origin: str) -> Soul:
     return Soul(text, tuple(principles))
 
 
-def read_soul(path: str | None) -> Soul:
-    """The constitution at a path, ours if there is none; `ConfigurationError` when it cannot be read."""
-    if path is None:
-        return parse_soul(resources.files("nanocode.config").joinpath("SOUL.md").read_text(), "SOUL.md")
-    try:
-        return parse_soul(Path(path).expanduser().read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read soul {path} ({cause(error)}): correct the setting `soul`") from None
+def read_soul(path: str | None, text: str | None = None) -> Soul:
+    """The constitution at a path, or in the text that was found there; ours if there is no path.
+
+    `ConfigurationError` when it cannot be read.
+    """
+    found = soul_text(path) if text is None else text
+    return parse_soul(found.replace("\r\n", "\n"), path or "SOUL.md")
 
 
 def steps(conversation: Conversation) -> list[Step]:

@@ -457,6 +457,8 @@ class Settings(BaseSettings):
     """Of everything that is drawn by chance: equal seeds and settings give equal runs."""
     soul: str | None = None
     """Path of the SOUL.md that the agent is trained to; None: ours."""
+    soul_text: str | None = None
+    """What it said when the run took it up: written by itself, for machines that have no such file."""
     model: ModelShape
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus

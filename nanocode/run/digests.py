@@ -7,18 +7,16 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
-from nanocode.config.refusals import cause
 from nanocode.config.settings import Settings
+from nanocode.config.soul import soul_text
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.graph import STAGES, input_digest, order
 from nanocode.run.intent import latest_intent
 
 BLOCK_BYTES = 1 << 20
-OUR_SOUL = resources.files("nanocode.config").joinpath("SOUL.md")
 
 
 def stage_digests(settings: Settings, run: RunDirectory) -> dict[str, str]:
@@ -39,7 +37,7 @@ def digests_beside(
             upstream = {other: digests[other] for other in stage.reads}
         files = source_digests(settings) if any(part.startswith("corpus") for part in stage.settings) else {}
         if stage.reads_soul:
-            files["soul"] = soul_digest(settings.soul)
+            files["soul"] = soul_digest(settings)
         if "synth" in stage.settings:
             files |= public_digests(settings)
         if "base_eval" in stage.settings:
@@ -80,13 +78,10 @@ def public_digests(settings: Settings) -> dict[str, str]:
     return {location: _path_digest(Path(location), "synth.public") for location in locations}
 
 
-def soul_digest(path: str | None) -> str:
-    """A digest of the SOUL at a path, or of ours."""
-    try:
-        text = Path(path).expanduser().read_bytes() if path is not None else OUR_SOUL.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read soul {path} ({cause(error)}): correct the setting `soul`") from None
-    return hashlib.sha256(text).hexdigest()[:32]
+def soul_digest(settings: Settings) -> str:
+    """A digest of the SOUL, as the run took it up; of what it says now where the run has not yet."""
+    text = settings.soul_text if settings.soul_text is not None else soul_text(settings.soul)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def bundle_digest(settings: Settings) -> dict[str, str]:

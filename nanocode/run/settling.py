@@ -4,15 +4,20 @@ Another preset or another model is another run, and is refused. Other settings t
 somebody's word; what those stages have made is kept.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nanocode.config.settings import Settings, from_yaml, load
+from nanocode.config.soul import soul_text
 from nanocode.run.digests import digests_beside, embedded_revision, stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import ConfigurationError
 from nanocode.run.graph import STAGES, order
-from nanocode.run.intent import earlier_intents
+from nanocode.run.intent import earlier_intents, latest_intent
+from nanocode.storage.objects import NotFound
+
+ACCEPTED = "accepted.json"
 
 
 def read_settings(run: RunDirectory) -> Settings:
@@ -38,12 +43,12 @@ def proposed(
     """The settings that are asked for, on top of those the run has, and those; writes nothing."""
     before = latest_settings(run)
     if before is None:
-        settings = pinned(load(preset, overrides, config), run)
+        settings = with_soul(pinned(load(preset, overrides, config), run), None)
         stage_digests(settings, run)  # a source that is not there is refused before anything is written
         return settings, None
     settings = load(preset, overrides, config, base=before.model_dump(mode="json"))
     refuse_another(run, settings, before)
-    return pinned(settings, run), before
+    return with_soul(pinned(settings, run), before), before
 
 
 def settle(
@@ -55,14 +60,36 @@ def settle(
 ) -> Settings:
     """Make these settings the ones that count, if they are others than before; `heading`: a comment above them.
 
-    Where finished stages become stale, `accept_stale` is told so in one line, and raises where nobody agrees.
+    Where finished stages become stale, `accept_stale` is told so in one line, and raises where nobody agrees. What was
+    agreed to last is in accepted.json, stage -> input digest: nobody is asked for it twice.
     """
-    if before is not None and (stale := stale_stages(run, settings)):
-        names = ", ".join(stale)
+    if before is not None and (names := ", ".join(to_accept(run, settings))):
         accept_stale(f"settings or sources have changed and make {names} stale: they run again, what they made is kept")
+    digests = _digests(run, settings)
+    agreed = {name: digest for name, digest in digests.items() if not STAGES[name].reads_what_is_there}
+    if agreed != _accepted(run):
+        run.store.write(ACCEPTED, json.dumps(agreed).encode())
     if settings != before:
         run.add_config(heading + settings.to_yaml())
     return settings
+
+
+def to_accept(run: RunDirectory, settings: Settings) -> list[str]:
+    """The finished stages that would run again under these settings, and that nobody has agreed to."""
+    digests, accepted = _digests(run, settings), _accepted(run)
+    return [name for name in stale_stages(run, settings) if digests[name] != accepted.get(name)]
+
+
+def _digests(run: RunDirectory, settings: Settings) -> dict[str, str]:
+    return digests_beside(settings, run.marker, latest_intent(run).again)
+
+
+def _accepted(run: RunDirectory) -> dict[str, str]:
+    try:
+        found = json.loads(run.store.read(ACCEPTED))
+    except (NotFound, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def refuse_another(run: RunDirectory, settings: Settings, before: Settings) -> None:
@@ -87,6 +114,19 @@ def pinned(settings: Settings, run: RunDirectory) -> Settings:
     return with_revision(settings, embedded_revision())
 
 
+def with_soul(settings: Settings, before: Settings | None) -> Settings:
+    """The settings with what the SOUL says now; on a machine without the file, what it said when it was taken up."""
+    if settings.soul is None:
+        return settings.model_copy(update={"soul_text": None})
+    try:
+        text = soul_text(settings.soul)
+    except ConfigurationError:
+        if before is None or before.soul != settings.soul or before.soul_text is None:
+            raise
+        text = before.soul_text
+    return settings.model_copy(update={"soul_text": text})
+
+
 def with_revision(settings: Settings, revision: str) -> Settings:
     """The settings with every embedded source at this revision."""
     sources = tuple(
@@ -98,9 +138,9 @@ def with_revision(settings: Settings, revision: str) -> Settings:
 
 def stale_stages(run: RunDirectory, settings: Settings) -> list[str]:
     """The finished stages that would run again under these settings, but for those that a user began again."""
-    digests = stage_digests(settings, run)
-    markers = {name: run.done(name) for name in order() if not STAGES[name].reads_what_is_there}
-    accepted = [digests] + [digests_beside(settings, run.done, one.again) for one in earlier_intents(run)]
+    digests = _digests(run, settings)
+    markers = {name: run.marker(name) for name in order() if not STAGES[name].reads_what_is_there}
+    accepted = [digests] + [digests_beside(settings, run.marker, one.again) for one in earlier_intents(run)]
     return [
         name
         for name, marker in markers.items()

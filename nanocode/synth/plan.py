@@ -30,7 +30,7 @@ def plan(settings: Settings) -> str:
 
 def _teacher(settings: Settings, teacher: Endpoint) -> list[str]:
     synth = settings.synth
-    spent = estimated(settings, teacher, read_soul(settings.soul))
+    spent = estimated(settings, teacher, read_soul(settings.soul, settings.soul_text))
     cap = "no cap" if teacher.cap_dollars is None else f"capped at ${teacher.cap_dollars:,.2f}"
     priced = teacher.prompt_dollars + teacher.completion_dollars > 0
     cost = f"about ${spent.dollars:,.2f}, {cap}" if priced else "no prices set: synth.teacher.prompt_dollars"

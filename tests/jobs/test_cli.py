@@ -128,10 +128,21 @@ def test_a_dry_run_says_what_each_stage_would_do_and_writes_nothing(
     assert dry_run(str(run), capsys, "--stages", "corpus,pretrain") == {
         name: found[name] for name in ("corpus", "pretrain")
     }
+    main(["run", "--run-dir", str(run), "--dry-run", "--set", "corpus.tokens=70000"])
+    assert "\nit asks first whether corpus shall run again; --yes agrees\n" in capsys.readouterr().out
     stale = dry_run(str(run), capsys, "--set", "corpus.tokens=70000")
     assert [stale[name] for name in ("tokenizer", "corpus")] == ["is done", "runs again on this machine"]
     assert stale["pretrain"].startswith("begins anew on this machine"), "it was begun with other inputs"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_dry_run_says_that_a_report_is_made_again_with_what_it_is_about(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dry_run(str(trained), capsys)
+    assert (found["base-eval"], found["sft"]) == ("is done", "runs on this machine")
+    assert found["report"] == "runs again on this machine"
+    assert dry_run(str(trained), capsys, "--stages", "report") == {"report": "is done"}
 
 
 def test_a_dry_run_refuses_stages_that_could_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,18 +39,21 @@ contained() { # NAME IMAGE COMMAND...: the container sees the TPU, its network a
     --volume "$state:$state" --label "$label" --env GCE_METADATA_HOST="${metadata_host}" "$image" "$@"
 }
 
-start() { # NAME IMAGE STAGE ATTEMPT HOSTS
-  local name="$1" image="$2" stage="$3" attempt="$4" of="$5"
+start() { # NAME IMAGE STAGE ATTEMPT [HOSTS]: an image that is older than this script says no HOSTS, and takes less
+  local name="$1" image="$2" stage="$3" attempt="$4" of="${5:-}" host=()
+  [ -z "$of" ] || host=(
+    --run-dir "$run_dir" --slice "$slice" --worker "$worker" --of "$of" --vms "$hosts"
+    --endpoints "$endpoints" --accelerator-type "$accelerator_type"
+  )
   [ -e "$state/$name.said" ] && return
   : > "$state/$name.said"
   (
     label=nanocode-stage
     if pull "$image"; then
       contained "$name" "$image" python -m deploy.provisioners.vm.entry --secrets "$secrets" --said "$state/$name.said" \
-        --run-dir "$run_dir" --slice "$slice" --worker "$worker" --of "$of" --vms "$hosts" --endpoints "$endpoints" \
-        --accelerator-type "$accelerator_type" -- \
+        ${host[@]+"${host[@]}"} -- \
         python -m deploy.local.keeper --run-dir "$run_dir" --stage "$stage" --attempt "$attempt" \
-        --worker "$worker" --of "$of" --termination-log "$state/$name.said"
+        --worker "$worker" --of "${of:-$hosts}" --termination-log "$state/$name.said"
       code=$?
     else
       echo "image $image cannot be pulled: push it, and let the slices' service account and network reach it" > "$state/$name.said"

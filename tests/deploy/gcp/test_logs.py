@@ -4,16 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.gcp import logs
+from deploy.gcp import logs, pod_logs
 from deploy.gcp.deployment import Deployment
 from deploy.gcp.steps import StepFailed
 from nanocode.run.attempts import End, Ending, record
 from nanocode.run.directory import RunDirectory
 from nanocode.run.segments import SegmentWriter
-from nanocode.storage.objects import open_store
+from nanocode.storage.objects import StorageError, open_store
 from tests.deploy.gcp.conftest import ENV, Cloud
 
 A, B, C = (f"2026-11-30T18:00:0{second}.123456789Z" for second in range(3))
@@ -176,6 +177,42 @@ def test_where_a_connection_drops_the_next_one_goes_on_and_no_line_is_lost_or_sa
     following.pods(one="Succeeded")
     assert following.end() == 0
     assert following.said.splitlines() == list(lines)
+
+
+def test_what_a_pod_said_last_is_read_over_connections_that_drop_after_its_end(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_logs, "TRIES", 1000)
+    cloud, dropped = following.cloud, {"err": "error: http2: connection lost", "code": 1}
+    cloud.answer("logs", "one", out=f"{A} first", **dropped)
+    cloud.answer("logs", "one", f"--since-time={A}", **dropped, held="torn")
+    following.pods(one="Running")
+    following.begin()
+    following.until_said("--- pretrain, attempt 3", "[one] first")
+    following.pods(one="Failed")
+    following.until_asked_again("get", "pods")
+    following.until_asked_again("logs", f"--since-time={A}")
+    cloud.answer("logs", "one", f"--since-time={A}", out=f"{A} first\n{B} why it failed")
+    following.until_said("--- pretrain, attempt 3", "[one] first", "[one] why it failed")
+    assert following.end() == 0
+    assert not following.asked("logs", f"--since-time={B}"), "it was read to its end"
+
+
+def test_an_attempt_is_shown_once_the_bucket_answers(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    following.attempt(2, "preempted", ended=True)
+    real, asked = logs.read_segments, list[object]()
+
+    def silent(*what: Any) -> Iterator[dict[str, Any]]:
+        asked.append(what)
+        if len(asked) < 3:
+            raise StorageError("the bucket gives no answer")
+        return real(*what)
+
+    monkeypatch.setattr(logs, "read_segments", silent)
+    following.state("done")
+    following.begin()
+    following.until_said("--- pretrain, attempt 2", "1970-01-01 00:00:10 preempted")
+    assert following.end() == 0
 
 
 def test_a_look_without_an_answer_is_no_news(following: Following) -> None:

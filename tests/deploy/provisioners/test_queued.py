@@ -287,6 +287,17 @@ def test_a_run_that_ends_gives_back_what_it_has_wherever_somebody_answers(
     assert run.slices.release_all([A, B])
 
 
+def test_a_zone_that_refuses_us_and_never_had_a_slice_of_the_run_has_none_left(run: Run, clouds: World) -> None:
+    del clouds.zones[B]
+    run.request(run.slices)
+    assert not run.slices.release_all([A, B])
+    run.now.seconds += 60
+    assert run.slices.release_all([A, B])
+    run.recorded["slice-2"] = Slice("slice-2", B, requested=1.0, ready=2.0)
+    with pytest.raises(Unreachable):
+        run.slices.release_all([A, B])
+
+
 def test_a_reply_that_does_not_come_holds_nobody_up_for_long(
     run: Run, clouds: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,11 @@
 `tests/clouds/vm.py` says; everything else is what runs on a TPU VM."""
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -187,3 +190,23 @@ def test_a_secret_that_may_not_be_read_is_one_line(slice: Callable[..., Slice]) 
     one.assign()
     assert one.ended() == [Exit.CONFIGURATION]
     assert "projects/lab/secrets/nobodys/versions/1" in one.exits()[0].reason
+
+
+@pytest.mark.parametrize(("says", "entry"), [((), False), (("2",), True)], ids=["older image", "same image"])
+def test_an_image_may_be_older_than_the_script_that_it_is_run_by(
+    tmp_path: Path, says: tuple[str, ...], entry: bool
+) -> None:
+    script = resources.files("deploy.provisioners.vm").joinpath("startup.sh").read_text()
+    begin = script[script.index("\nstart() {") : script.index("\nwatch() {")]
+    told = {"run_dir": "gs://b/r", "slice": "s", "worker": "1", "hosts": "2", "endpoints": "a,b"}
+    told |= {"state": str(tmp_path), "secrets": "{}", "accelerator_type": "v6e-16"}
+    stand_ins = 'set -u; pull() { :; }; contained() { echo "$@" > "$state/asked"; }'
+    program = f"{stand_ins}\n{begin}\nstart c image pretrain 3 {' '.join(says)}\nwait"
+    done = subprocess.run(
+        ["bash", "-c", program], env={**os.environ, **told}, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    asked = (tmp_path / "asked").read_text()
+    assert ("--vms 2 --endpoints a,b" in asked) is entry
+    assert asked.endswith("--attempt 3 --worker 1 --of 2 --termination-log " + f"{tmp_path}/c.said\n")
+    assert (tmp_path / "c.code").read_text() == "0\n"
