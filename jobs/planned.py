@@ -35,8 +35,8 @@ def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> s
             )
     lines = [f"{run.store.url}: preset {settings.preset}, {quantity(settings.model.parameters())} parameters"]
     for stage in stages:
-        what = "is done" if stage.name in done else _work(run, settings, stage, digests[stage.name], stage.name in made)
-        lines.append(f"  {stage.name:<12} {what}")
+        what = _work(run, settings, stage, digests[stage.name], made.get(stage.name))
+        lines.append(f"  {stage.name:<12} {'is done' if stage.name in done else what}")
     lines += filter(None, [limit(settings)])
     if run.latest_config() is not None and (stale := settling.to_accept(run, settings)):
         lines.append(f"it asks first whether {', '.join(stale)} shall run again; --yes agrees")
@@ -47,10 +47,11 @@ def planned(run: RunDirectory, settings: Settings, stages: Sequence[Stage]) -> s
     return "\n".join(lines)
 
 
-def _work(run: RunDirectory, settings: Settings, stage: Stage, digest: str, was_done: bool) -> str:
+def _work(run: RunDirectory, settings: Settings, stage: Stage, digest: str, made: str | None) -> str:
+    """`made`: the digest that it is done with, if it is."""
     attempts = run.attempts(stage.name)
-    goes_on = any(claim.input_digest == digest for claim in attempts)
-    verb = "goes on" if goes_on else "runs again" if was_done else "begins anew" if attempts else "runs"
+    goes_on = made != digest and any(claim.input_digest == digest for claim in attempts)
+    verb = "goes on" if goes_on else "runs again" if made is not None else "begins anew" if attempts else "runs"
     here = settings.provisioner == "local" or stage.machine == "cpu"
     what = f"{verb} on {'this machine' if here else _slice(settings)}"
     if stage.name != "pretrain":

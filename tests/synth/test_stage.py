@@ -263,7 +263,8 @@ def test_what_was_settled_after_a_share_was_lost_is_kept_and_not_published_over_
 ) -> None:
     with teacher(tasks=2) as (_, asked):
         monkeypatch.setattr(teacher_shards, "SECONDS_BETWEEN_LOOKS", 60.0)  # it looks when all tasks are settled
-        monkeypatch.setattr(Leases, "holds", lambda self, share: False)
+        answers = iter([True])  # when it begins; by the next look it is lost
+        monkeypatch.setattr(Leases, "holds", lambda self, share: next(answers, False))
         monkeypatch.setattr(Leases, "work_off", lambda self, work, missing, wait: work(0))
         task, _ = stage(tmp_path / "run", *asked, workers=2)
         paid = [name for name in task.run.store.list("synth/") if "/paid-" in name and "/rest/" not in name]
