@@ -15,6 +15,7 @@ from nanocode.agent.soul import read_soul
 from nanocode.config.settings import Settings
 from nanocode.run import settling
 from nanocode.run.attempts import End, recorded
+from nanocode.run.digests import local_files
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import Exit, UsageError
 from nanocode.run.graph import Stage, order, select
@@ -104,6 +105,10 @@ def _possible(
 
         if not directory.store.url.startswith("gs://"):
             raise UsageError(f"slices of a cloud cannot reach {directory.store.url}: give --run-dir gs://BUCKET/NAME")
+        for setting, location in local_files(settings):
+            raise UsageError(
+                f"{setting}: slices of a cloud cannot read {location}: copy it to gs://BUCKET/..., name that"
+            )
         refuse_impossible(directory, settings)
     return settings, before
 

@@ -17,7 +17,8 @@ The state of a stage, and what is done in it; the first line that holds counts:
 | waiting      | none of these                                        | begin, once it could run               |
 
 It could run when it is asked for, what it reads is done, no other stage has failed, and it need not wait to try again.
-An attempt with another digest is stopped before a new one begins. A slice is given back when it is of no use, when
+An attempt with another digest is stopped before a new one begins. A stage that is held (nobody has accepted what it
+would read) is never ready, and what lives of it is left alone. A slice is given back when it is of no use, when
 nothing will need it, or when nothing has needed it for `hold_minutes`.
 """
 

@@ -84,6 +84,8 @@ class Stage:
     """Steps, or pieces of output, that are safe under this digest."""
     attempts: tuple[Attempt, ...] = ()
     """By number."""
+    held: str = ""
+    """Why nothing of it begins, in a sentence: nobody has accepted this digest. What lives goes on, under its own."""
 
     @property
     def done(self) -> bool:

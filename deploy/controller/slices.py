@@ -83,6 +83,7 @@ def _will_need_slices(seen: Observed, states: dict[str, StageState]) -> bool:
     return any(
         stage.machine == "accelerator" and asked_for(seen, stage.name) and states[stage.name].state not in RESTS
         for stage in seen.stages
+        if not stage.held
     )
 
 

@@ -32,6 +32,8 @@ def state_at_rest(stage: Stage, seen: Observed, policy: Controller, stopped: Sta
         return StageState(State.DONE)
     if stopped is not None:
         return stopped
+    if stage.held:
+        return StageState(State.STALE if stage.marked is not None else State.WAITING, stage.held)
     ends = counted(stage, seen.intent.forgiven.get(stage.name, 0))
     if asked_for(seen, stage.name) and (reason := exhausted(ends, policy) or _out_of_reach(stage, seen)):
         return StageState(State.FAILED, reason)
@@ -85,7 +87,7 @@ def live_actions(
         yield Kill(stage.name, attempt.number)
     elif attempt.stop is not None:
         yield Leave(stage.name, attempt.number, attempt.stop.reason, attempt.stop.hung)
-    elif attempt.digest != stage.digest:
+    elif attempt.digest != stage.digest and not stage.held:
         yield Leave(stage.name, attempt.number, "settings or inputs have changed")
     elif stage.done:
         # Whoever has just published the marker is about to end by itself.
@@ -134,7 +136,7 @@ def ready(seen: Observed, policy: Controller, states: dict[str, StageState]) -> 
         stage
         for stage in seen.stages
         if states[stage.name].state in (State.WAITING, State.STALE, State.PREEMPTED)
-        if asked_for(seen, stage.name)
+        if asked_for(seen, stage.name) and not stage.held
         if not missing(stage, seen)
         if not waits(counted(stage, seen.intent.forgiven.get(stage.name, 0)), policy, seen.now)
     ]

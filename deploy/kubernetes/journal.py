@@ -1,4 +1,4 @@
-"""A run's journal as the controller of its TrainingRun reads it: with the user's wishes over it."""
+"""A run's journal as the controller of its TrainingRun reads it: with the user's wishes over it, and what is held."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +14,8 @@ from deploy.kubernetes.trainingrun import POOL
 from nanocode.config.settings import Controller as Policy
 from nanocode.run.directory import RunDirectory
 
+HELD = "what it reads has changed: set acceptStale to true, or put that back as it was"
+
 
 class KubernetesJournal(RunJournal):
     """The run's journal, with the TrainingRun's wishes over the intent, and what is waited for in the status."""
@@ -21,12 +23,16 @@ class KubernetesJournal(RunJournal):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__(run)
         self.training_run: Object = {}
+        self.held: tuple[str, ...] = ()
+        """Stages that may not begin: what they would read has changed, and that is refused."""
         self.waits: Callable[[], dict[str, str]] = dict
         self.last: Written | None = None
 
     def read(self) -> Written:
         written = super().read()
-        self.last = replace(written, intent=trainingrun.wanted(self.training_run, written.intent))
+        stages = tuple(replace(one, held=HELD) if one.name in self.held else one for one in written.stages)
+        intent = trainingrun.wanted(self.training_run, written.intent)
+        self.last = replace(written, intent=intent, stages=stages)
         return self.last
 
     def show(self, decision: Decision, at: float) -> None:

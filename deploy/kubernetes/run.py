@@ -110,7 +110,7 @@ class Run:
         """Whom new slices are asked of; while this controller has seen no spec that can be: who made the last one."""
         if self.is_settled or not self.problem:
             return self.spec.provisioner
-        return self.journal.last_maker() or AUTO
+        return self.journal.last_maker() or self.spec.provisioner
 
     def _made_by(self, maker: str) -> Provisioner:
         if maker == EXISTING:
@@ -227,7 +227,7 @@ class Run:
         generation = training_run["metadata"].get("generation", 1)
         if generation == self.generation:
             return
-        self.problem, self.fatal = "", False
+        self.problem, self.fatal, held = "", False, tuple[str, ...]()
         try:
             spec = trainingrun.spec_of(training_run)
             if spec.provisioner not in PROVISIONERS:
@@ -243,5 +243,11 @@ class Run:
             self.spec, self.is_settled = spec, True
         except (ConfigurationError, UsageError, ValueError) as error:
             self.problem = str(error)
+        if self.problem:
+            with suppress(ConfigurationError):  # then nothing at all can be decided, and every round says why
+                held = settled.held(self.directory)
+        if held:
+            self.problem += f"; until then nothing of {', '.join(held)} begins, and what lives of it goes on"
+        self.journal.held = held
         self.fatal = bool(self.problem) and self.directory.latest_config() is None
         self.generation = generation

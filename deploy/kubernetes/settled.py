@@ -9,7 +9,7 @@ from nanocode.run import settling
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import RunDirectory
 from nanocode.run.exits import UsageError
-from nanocode.run.graph import order, select
+from nanocode.run.graph import STAGES, order, select
 from nanocode.run.intent import change_intent, forgive, latest_intent
 
 DECLARED = "# From a TrainingRun: what its spec does not say any more goes back to the preset.\n"
@@ -38,6 +38,19 @@ def settle(run: RunDirectory, spec: Spec, refuse: Callable[[Settings], None] = l
             raise UsageError(f"{line}; set acceptStale to true to go on, or put them back as they were")
 
     return settling.settle(run, settings, before, accept, heading=DECLARED if base is None else "")
+
+
+def held(run: RunDirectory) -> tuple[str, ...]:
+    """The stages that would run again, though nobody has agreed to that, under the configuration that counts: for what
+    they read has changed, such as the SOUL of another image. And those that read them."""
+    settings = settling.latest_settings(run)
+    if settings is None:
+        return ()
+    found = set(settling.to_accept(run, settings))
+    for name in order():
+        if found.intersection(STAGES[name].reads):
+            found.add(name)
+    return tuple(name for name in order() if name in found)
 
 
 def wish(run: RunDirectory, spec: Spec) -> None:

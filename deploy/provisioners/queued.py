@@ -166,18 +166,20 @@ class QueuedResources:
     def release_all(self, zones: Iterable[str]) -> bool:
         """Have all of the run deleted that is in these zones, whatever is written of it; whether nothing is left.
 
-        `Unreachable` where a zone gives no answer, once the others have been seen to. One that refuses us, and that the
-        run had nothing in, has nothing.
+        `Unreachable` where a zone gives no answer, once the others have been seen to. One that refuses us while others
+        do not, and that the run had nothing in, has nothing.
         """
         silent: list[Unreachable] = []
-        left = False
+        left, refused, answered = False, list[Unreachable](), False
         for zone in zones:
             try:
                 left = self._release_all_in(zone) or left
+                answered = True
             except Unreachable as error:
                 had_some = any(one.zone == zone and not one.permanent for one in self._recorded())
-                if had_some or not isinstance(error.__cause__, _Refused):
-                    silent.append(error)
+                (silent if had_some or not isinstance(error.__cause__, _Refused) else refused).append(error)
+        if not answered:
+            silent += refused
         if silent:
             raise silent[0]
         return not left

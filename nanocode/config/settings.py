@@ -529,7 +529,8 @@ class Settings(BaseSettings):
         return parts
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        unsaid = {"soul_text"} if self.soul_text is None else None  # an image that is older knows no such key
+        return yaml.safe_dump(self.model_dump(mode="json", exclude=unsaid), sort_keys=False)
 
 
 def load(

@@ -213,6 +213,7 @@ def _command(preset: str | None, settings: Settings | None, location: str) -> st
         ours = settings.model_dump(mode="json")
         for source in ours["corpus"]["sources"]:
             source["revision"] = None  # pinned by the run itself
+        ours["soul_text"] = None  # so is this
         theirs = load(settings.preset, environment={}).model_dump(mode="json")
         for key, value in _differences(ours, theirs):
             parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]

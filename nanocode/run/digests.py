@@ -72,6 +72,14 @@ def source_digests(settings: Settings) -> dict[str, str]:
     return found
 
 
+def local_files(settings: Settings) -> list[tuple[str, str]]:
+    """Each setting that names a file or folder of this machine, and that; not the SOUL, whose text is a setting too."""
+    named = [("corpus.sources", one.location) for one in settings.corpus.sources if one.location != "embedded"]
+    named += [("synth.public", one.location) for one in settings.synth.public]
+    named += [("base_eval.core_bundle", settings.base_eval.core_bundle)] if settings.base_eval.core_bundle else []
+    return [(setting, location) for setting, location in named if "://" not in location]
+
+
 def public_digests(settings: Settings) -> dict[str, str]:
     """A digest of the content of each public set that is on this machine."""
     locations = [one.location for one in settings.synth.public if "://" not in one.location]

@@ -65,7 +65,7 @@ def settle(
     """
     if before is not None and (names := ", ".join(to_accept(run, settings))):
         accept_stale(f"settings or sources have changed and make {names} stale: they run again, what they made is kept")
-    digests = _digests(run, settings)
+    digests = _digests(run, settings)[0]
     agreed = {name: digest for name, digest in digests.items() if not STAGES[name].reads_what_is_there}
     if agreed != _accepted(run):
         run.store.write(ACCEPTED, json.dumps(agreed).encode())
@@ -76,12 +76,17 @@ def settle(
 
 def to_accept(run: RunDirectory, settings: Settings) -> list[str]:
     """The finished stages that would run again under these settings, and that nobody has agreed to."""
-    digests, accepted = _digests(run, settings), _accepted(run)
-    return [name for name in stale_stages(run, settings) if digests[name] != accepted.get(name)]
+    accepted, possible = _accepted(run), _digests(run, settings)
+    return [
+        name
+        for name in stale_stages(run, settings)
+        if not any(digests[name] == accepted.get(name) for digests in possible)
+    ]
 
 
-def _digests(run: RunDirectory, settings: Settings) -> dict[str, str]:
-    return digests_beside(settings, run.marker, latest_intent(run).again)
+def _digests(run: RunDirectory, settings: Settings) -> list[dict[str, str]]:
+    """Of the stages now, and as they were before a user had some of them begun again."""
+    return [digests_beside(settings, run.marker, one.again) for one in (latest_intent(run), *earlier_intents(run))]
 
 
 def _accepted(run: RunDirectory) -> dict[str, str]:
@@ -121,9 +126,12 @@ def with_soul(settings: Settings, before: Settings | None) -> Settings:
     try:
         text = soul_text(settings.soul)
     except ConfigurationError:
-        if before is None or before.soul != settings.soul or before.soul_text is None:
+        if before is not None and before.soul != settings.soul:
+            raise  # what is known is the text of another one
+        known = [one.soul_text for one in (settings, before) if one is not None and one.soul_text is not None]
+        if not known:
             raise
-        text = before.soul_text
+        text = known[0]
     return settings.model_copy(update={"soul_text": text})
 
 
@@ -138,9 +146,8 @@ def with_revision(settings: Settings, revision: str) -> Settings:
 
 def stale_stages(run: RunDirectory, settings: Settings) -> list[str]:
     """The finished stages that would run again under these settings, but for those that a user began again."""
-    digests = _digests(run, settings)
+    accepted = _digests(run, settings)
     markers = {name: run.marker(name) for name in order() if not STAGES[name].reads_what_is_there}
-    accepted = [digests] + [digests_beside(settings, run.marker, one.again) for one in earlier_intents(run)]
     return [
         name
         for name, marker in markers.items()

@@ -96,6 +96,18 @@ def test_what_slices_need_is_asked_for_by_its_name(
     assert open_store(f"{gcs_url}/run").children() == (), "a controller of this run would take it up"
 
 
+def test_text_that_slices_cannot_read_is_refused(
+    gcs_url: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"corpus.sources=[embedded, {{location: gs://b/text}}, {{location: {sources}}}]"
+    asked = ["run", "--run-dir", f"{gcs_url}/run", "--provisioner", "queued-resource", "--set", text]
+    assert main(asked) == Exit.USAGE
+    assert f"corpus.sources: slices of a cloud cannot read {sources}: copy it to gs://" in one_line(
+        capsys.readouterr().err
+    )
+    assert open_store(f"{gcs_url}/run").children() == ()
+
+
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[TpuService]:
     """The Cloud TPU API, with room."""

@@ -11,6 +11,7 @@ from nanocode.run import settling
 from nanocode.run.digests import stage_digests
 from nanocode.run.directory import Marker, RunDirectory
 from nanocode.run.exits import ConfigurationError, UsageError
+from nanocode.run.intent import change_intent
 from nanocode.storage.objects import LocalStore
 
 ASK, ACT = "1. Ask first. [check: ask-first]\r\n", "1. Act — at once. [check: act-at-once]\n"
@@ -80,3 +81,23 @@ def test_what_somebody_has_agreed_to_is_not_asked_for_again_until_something_else
     soul.write_text(ACT)
     with pytest.raises(UsageError, match="make sft stale"):
         settle(run)
+
+
+def test_what_somebody_has_begun_again_needs_no_word_for_what_was_agreed_to_before(
+    run: RunDirectory, soul: Path
+) -> None:
+    settle(run, f"soul={soul}")
+    for stage in ("synth", "sft"):
+        finish(run, stage)
+    soul.write_text(ACT)
+    settle(run, accept=lambda line: None)
+    change_intent(run, again={"synth": 1})
+    settle(run)
+
+
+def test_a_configuration_that_somebody_copies_has_the_soul_in_it(run: RunDirectory, soul: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy.yaml").write_text(settle(run, f"soul={soul}").to_yaml())
+    soul.unlink()
+    other = RunDirectory(LocalStore(tmp_path / "other"))
+    assert settling.proposed(other, None, (), tmp_path / "copy.yaml")[0].soul_text == ASK
+    assert "soul_text" not in settle(other, "soul=null").to_yaml(), "an image that is older knows no such key"

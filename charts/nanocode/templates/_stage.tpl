@@ -236,11 +236,18 @@ spec:
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
             - {name: shm, mountPath: /dev/shm}
+            {{- if $values.soul }}
+            - {name: soul, mountPath: /etc/nanocode, readOnly: true}
+            {{- end }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: {{ $stage.scratch }}}
         - name: shm
           emptyDir: {medium: Memory, sizeLimit: {{ $stage.sharedMemory }}}
+        {{- if $values.soul }}
+        - name: soul
+          configMap: {name: {{ include "nanocode.soulName" $root }}}
+        {{- end }}
 ---
 apiVersion: v1
 kind: Service

@@ -333,6 +333,17 @@ def test_no_attempt_begins_beside_one_with_another_digest() -> None:
     assert isinstance(leave, Leave)
 
 
+def test_what_nobody_accepted_begins_nothing_stops_nothing_and_keeps_no_slice() -> None:
+    held = accelerator("a", marked=OLD, held="its inputs have changed")
+    assert acts(world(held)) == []
+    assert decided(world(held)).stages["a"].reason == "its inputs have changed"
+    assert not decided(world(held)).resting, "it goes on once somebody accepts it"
+    assert acts(world(replace(held, attempts=(attempt(1, digest=OLD),)))) == []
+    assert acts(world(held, slices=(slice_(1),))) == [Release("slice-1", "nothing will need it")]
+    (leave,) = acts(world(replace(held, attempts=(attempt(1, digest=OLD),)), want="suspend"))
+    assert isinstance(leave, Leave), "a wish of the user is heard all the same"
+
+
 def test_the_report_takes_what_is_there() -> None:
     report = cpu("report", reads=("a", "b"), reads_what_is_there=True)
     waiting = world(cpu("a", marked=DIGEST), cpu("b", attempt(1)), report)

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from deploy.kubernetes import settled
 from deploy.kubernetes.client import Cluster
 from deploy.kubernetes.templates import TEMPLATES as TEMPLATES_OF
+from nanocode.run import digests
 from nanocode.run.attempts import Stop, recorded
 from nanocode.run.settling import read_settings
 from tests.deploy.kubernetes.api_server import ApiServer
@@ -81,6 +84,55 @@ def test_another_soul_that_nobody_accepted_changes_nothing_and_one_that_is_accep
     one.rounds(3)
     assert "make synth stale" in one.status["message"], "the first one again is another one, too"
     assert "r-synth-3" not in one.jobs and not stopped(one, "sft")
+
+
+def test_what_an_image_reads_otherwise_begins_nothing_that_nobody_accepted(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world()
+    until_pretrain(one)
+    monkeypatch.setattr(digests, "soul_text", lambda path: "1. Be long.\n")
+    one.change(image="registry:5000/nanocode:2")
+    one.controller = one.another_controller()
+    one.rounds(2)
+    assert "make synth stale" in one.status["message"]
+    held = "synth, sft, preference, agent-eval, report"
+    assert f"; until then nothing of {held} begins, and what lives of it goes on" in one.status["message"]
+    for stage in ("pretrain", "base-eval"):
+        assert not stopped(one, stage)
+        one.done(stage)
+        one.rounds(2)
+    assert not {"r-synth-2", "r-sft-1"} & set(one.jobs)
+    one.change(acceptStale=True)
+    one.rounds(2)
+    assert "r-synth-2" in one.jobs and "until then" not in (one.status["message"] or "")
+
+
+def test_a_run_that_has_not_taken_up_its_soul_yet_is_not_begun_again_either(world: MakeWorld, soul: Path) -> None:
+    one = world(settings={"soul": str(soul)})
+    until_pretrain(one)
+    earlier = {**read_settings(one.directory).model_dump(mode="json")}
+    del earlier["soul_text"]
+    one.directory.add_config(settled.DECLARED + yaml.safe_dump(earlier))
+    one.directory.store.delete("accepted.json", one.directory.store.generation("accepted.json"))
+    write(one, soul, "1. Be long.\n", queueName="other")
+    one.rounds(2)
+    assert "make synth stale" in one.status["message"]
+    assert "r-synth-2" not in one.jobs and not stopped(one, "pretrain")
+
+
+def test_while_a_change_is_refused_the_first_stage_that_needs_a_slice_gets_one(world: MakeWorld, soul: Path) -> None:
+    one = world(settings={"soul": str(soul)})
+    one.rounds()
+    for stage in ("tokenizer", "synth"):
+        one.done(stage)
+        one.rounds(2)
+    write(one, soul, "1. Be long.\n", queueName="other")
+    one.rounds(2)
+    assert "make synth stale" in one.status["message"]
+    one.done("corpus")
+    one.rounds(2)
+    assert "r-pretrain-1" in one.jobs
 
 
 def test_a_soul_that_is_taken_away_is_another_one_too(world: MakeWorld, soul: Path) -> None:
