@@ -1,6 +1,7 @@
 """The run directory: its content is the only state that matters, and whoever comes next reads it and goes on.
 
-    config/<n>.yaml                       the resolved configuration; the highest number counts
+    config/<n>.yaml                       the resolved configuration, with the SOUL's text; the highest number counts
+    accepted.json                         what somebody has agreed to have run again (`nanocode.run.settling`)
     <stage>/attempts/<n>/claim.json       who runs attempt n, and the input digest; created only if absent
     <stage>/DONE.json                     the completion marker, written last, by generation match
     <stage>/DONE.<digest>.json            a stale marker, set aside (DONE.damaged-<hash>.json: one that cannot be read)
