@@ -19,6 +19,8 @@ from nanocode.train.optimizer import optimizer
 from nanocode.train.step import abstract_model, init_state
 from tests.text.corpora import CONTEXT, TEXTS, TOKENIZER, build, write_tree
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelShape(layers=1, width=16, heads=2, vocab_size=400, context=CONTEXT)
 
 

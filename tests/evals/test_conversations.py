@@ -18,6 +18,8 @@ from nanocode.train.step import abstract_model, init_state
 from tests.conversations import TOKENIZER, conversations
 from tests.model.reference import logits
 
+pytestmark = pytest.mark.slow
+
 CONTEXT, BOS = 256, TOKENIZER.bos
 SHAPE = ModelShape(layers=1, width=16, heads=2, vocab_size=TOKENIZER.vocab_size, context=CONTEXT)
 

@@ -21,6 +21,8 @@ from nanocode.storage.objects import StorageError
 from nanocode.train.mesh import make_mesh
 from nanocode.train.step import abstract_model
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 BUNDLE = GOLDEN / "core-bundle"
 

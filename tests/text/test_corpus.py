@@ -26,6 +26,8 @@ from nanocode.text.mixture import open_sources
 from nanocode.text.sources import SourceError
 from tests.text.corpora import CONTEXT, SHARE, TEXTS, TOKENIZER, build, content, write_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from nanocode.train.mesh import make_mesh
 from nanocode.train.preemption import Preempted
 from tests.train.test_step import OPTIMIZER, SHAPE, init_state
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "0123456789abcdef" * 2
 
 

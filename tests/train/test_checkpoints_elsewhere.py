@@ -14,6 +14,8 @@ from nanocode.train.nearby import Nearby
 from tests.gcs import AWAY, BUCKET
 from tests.train.test_checkpoints import DIGEST, assert_same, like, state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:

@@ -11,6 +11,8 @@ from nanocode.train import mesh as meshes
 from nanocode.train.optimizer import optimizer
 from nanocode.train.step import abstract_model, init_state, make_train_step, unpack
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelShape(
     layers=2, width=32, heads=2, vocab_size=64, context=32, previous_token_keys=0.5, tied_embeddings=True
 )

@@ -19,6 +19,8 @@ from nanocode.train.supervision import assistant_targets
 from tests.conversations import TOKENIZER, conversations
 from tests.model.reference import logits
 
+pytestmark = pytest.mark.slow
+
 BOS, CONTEXT = TOKENIZER.bos, 256
 SHAPE = ModelShape(layers=1, width=16, heads=2, vocab_size=TOKENIZER.vocab_size, context=CONTEXT)
 

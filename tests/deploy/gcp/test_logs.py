@@ -17,6 +17,8 @@ from nanocode.run.segments import SegmentWriter
 from nanocode.storage.objects import StorageError, open_store
 from tests.deploy.gcp.conftest import ENV, Cloud
 
+pytestmark = pytest.mark.slow
+
 A, B, C = (f"2026-11-30T18:00:0{second}.123456789Z" for second in range(3))
 """Times as the kubelet writes them."""
 

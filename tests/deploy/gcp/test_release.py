@@ -8,6 +8,8 @@ import yaml
 
 from tests.deploy.gcp.conftest import CONTEXT, DIGEST, Cloud
 
+pytestmark = pytest.mark.slow
+
 
 def helm_values(cloud: Cloud) -> dict[str, object]:
     values: dict[str, object] = yaml.safe_load(cloud.stdin("upgrade"))

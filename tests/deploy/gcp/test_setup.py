@@ -4,6 +4,8 @@ import pytest
 
 from tests.deploy.gcp.conftest import Cloud
 
+pytestmark = pytest.mark.slow
+
 QUEUED = {"PROVISIONER": "queued-resource"}
 DELETES = ("delete", "remove", "remove-iam-policy-binding", "reset", "destroy", "rm")
 

@@ -19,6 +19,8 @@ from tests.clouds.permissions import ACCOUNT, Door, refusing
 from tests.deploy.kubernetes.api_server import ApiServer
 from tests.deploy.kubernetes.world import Object, World
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 LIST, CREATE = "storage.objects.list", "storage.objects.create"
 MINUTES = {"controller.mistake_minutes": 2}

@@ -9,6 +9,8 @@ from deploy.controller.backend import Unreachable
 from deploy.kubernetes.client import Cluster, Conflict, Forbidden, Invalid
 from tests.deploy.kubernetes.api_server import ApiServer
 
+pytestmark = pytest.mark.slow
+
 MakeCluster = Callable[..., Cluster]
 
 

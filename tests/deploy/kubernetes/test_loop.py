@@ -26,6 +26,8 @@ from tests.deploy.kubernetes.objects import held, homeless, placed, ran, running
 from tests.deploy.kubernetes.releases import DIGEST, IMAGE
 from tests.deploy.kubernetes.world import World
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

@@ -21,6 +21,8 @@ from tests.deploy.kubernetes.api_server import ApiServer
 from tests.deploy.kubernetes.objects import NOW, at, condition, homeless, pod
 from tests.deploy.kubernetes.world import World
 
+pytestmark = pytest.mark.slow
+
 Object = dict[str, Any]
 MACHINE = "ct6e-standard-8t"
 A, B = "us-east5-a", "us-east5-b"

@@ -30,6 +30,8 @@ from tests.deploy.kubernetes.api_server import ApiServer
 from tests.deploy.kubernetes.releases import TEMPLATES
 from tests.deploy.kubernetes.world import World
 
+pytestmark = pytest.mark.slow
+
 A, B = "us-east5-a", "us-east5-b"
 IMAGE = "us-docker.pkg.dev/lab/nanocode/jobs@sha256:" + "0" * 64
 PRETRAIN = ("pretrain", 1)

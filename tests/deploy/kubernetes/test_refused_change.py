@@ -17,6 +17,8 @@ from tests.deploy.kubernetes.objects import ran, taken
 from tests.deploy.kubernetes.releases import IMAGE, TEMPLATES, put_templates
 from tests.deploy.kubernetes.world import World
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

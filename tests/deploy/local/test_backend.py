@@ -19,6 +19,8 @@ from nanocode.run.exits import Exit
 from nanocode.run.segments import SegmentWriter
 from tests.deploy.local.world import ROOT, World, gone, until
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 KEY = ("tokenizer", 1)
 HERE = socket.gethostname()

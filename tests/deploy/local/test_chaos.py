@@ -15,6 +15,8 @@ from nanocode.run.exits import Exit, UsageError
 from nanocode.storage.objects import NotFound, open_store
 from tests.deploy.local.world import STAGES, World, gone, until
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

@@ -21,6 +21,8 @@ from nanocode.run.exits import Exit
 from nanocode.run.intent import latest_intent
 from tests.deploy.local.world import ROOT, STAGES, World, gone, until
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

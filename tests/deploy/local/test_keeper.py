@@ -13,6 +13,8 @@ from nanocode.run.attempts import End, Ending, Stop, record
 from nanocode.run.exits import Exit
 from tests.deploy.local.world import World, gone, until
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

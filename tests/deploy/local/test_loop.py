@@ -18,6 +18,8 @@ from nanocode.run.intent import change_intent, latest_intent
 from tests.deploy.local.world import STAGES, World, gone, until
 from tests.deploy.test_notify import Hook
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 

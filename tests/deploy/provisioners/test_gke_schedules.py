@@ -6,6 +6,8 @@ from deploy.controller.observed import Slice
 from deploy.provisioners.gke_client import Container
 from tests.deploy.provisioners.gke_schedules import run
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = 60
 
 
