@@ -65,7 +65,7 @@ def settle(
     """
     if before is not None and (names := ", ".join(to_accept(run, settings))):
         accept_stale(f"settings or sources have changed and make {names} stale: they run again, what they made is kept")
-    digests = _digests(run, settings)[0]
+    digests = digests_beside(settings, run.marker, latest_intent(run).again)
     agreed = {name: digest for name, digest in digests.items() if not STAGES[name].reads_what_is_there}
     if agreed != _accepted(run):
         run.store.write(ACCEPTED, json.dumps(agreed).encode())
@@ -76,12 +76,10 @@ def settle(
 
 def to_accept(run: RunDirectory, settings: Settings) -> list[str]:
     """The finished stages that would run again under these settings, and that nobody has agreed to."""
+    if not (stale := stale_stages(run, settings)):
+        return []
     accepted, possible = _accepted(run), _digests(run, settings)
-    return [
-        name
-        for name in stale_stages(run, settings)
-        if not any(digests[name] == accepted.get(name) for digests in possible)
-    ]
+    return [name for name in stale if not any(digests[name] == accepted.get(name) for digests in possible)]
 
 
 def _digests(run: RunDirectory, settings: Settings) -> list[dict[str, str]]:

@@ -44,6 +44,14 @@ def finish(run: RunDirectory, stage: str) -> None:
     run.finish(stage, Marker(stage=stage, input_digest=digest, attempt=1, outputs={}, started=AT, ended=AT))
 
 
+def settle_and_change(run: RunDirectory, soul: Path) -> None:
+    """Two stages are done with one SOUL, and the file says another."""
+    settle(run, f"soul={soul}")
+    for stage in ("synth", "sft"):
+        finish(run, stage)
+    soul.write_text(ACT)
+
+
 def test_the_soul_counts_as_it_was_when_the_run_took_it_up_also_where_the_file_is_not(
     run: RunDirectory, soul: Path
 ) -> None:
@@ -61,10 +69,7 @@ def test_the_soul_counts_as_it_was_when_the_run_took_it_up_also_where_the_file_i
 def test_what_somebody_has_agreed_to_is_not_asked_for_again_until_something_else_was(
     run: RunDirectory, soul: Path
 ) -> None:
-    settle(run, f"soul={soul}")
-    for stage in ("synth", "sft"):
-        finish(run, stage)
-    soul.write_text(ACT)
+    settle_and_change(run, soul)
     with pytest.raises(UsageError, match="make synth, sft stale"):
         settle(run)
     assert settling.read_settings(run).soul_text == ASK
@@ -86,10 +91,7 @@ def test_what_somebody_has_agreed_to_is_not_asked_for_again_until_something_else
 def test_what_somebody_has_begun_again_needs_no_word_for_what_was_agreed_to_before(
     run: RunDirectory, soul: Path
 ) -> None:
-    settle(run, f"soul={soul}")
-    for stage in ("synth", "sft"):
-        finish(run, stage)
-    soul.write_text(ACT)
+    settle_and_change(run, soul)
     settle(run, accept=lambda line: None)
     change_intent(run, again={"synth": 1})
     settle(run)

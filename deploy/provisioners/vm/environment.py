@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nanocode.config.prices import chips_of
 from nanocode.run import near
 from nanocode.run.directory import RunDirectory
+from nanocode.storage.gcs import bucket_of
 from nanocode.storage.objects import open_store
 
 COORDINATOR_PORT = 8482
@@ -56,5 +57,4 @@ def compile_cache(run_dir: str, slice: str) -> str | None:
     if not run_dir.startswith("gs://"):
         return None
     place = near.of_slice(RunDirectory(open_store(run_dir)), slice)
-    url = place.url if place is not None else run_dir
-    return f"gs://{url.removeprefix('gs://').partition('/')[0]}/cache/jax"
+    return f"{bucket_of(place.url if place is not None else run_dir)}/cache/jax"
